@@ -1,0 +1,1 @@
+"""From trained models to numbers, figures and a report; import its modules by name."""

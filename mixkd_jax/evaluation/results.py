@@ -1,0 +1,383 @@
+"""The numbers of one run folder: reading its files, statistics over seeds, the printed table.
+
+Reads `config.json`, `metrics.jsonl`, and `evaluation.json` and `time.json` of the teacher and of
+each `arms/<arm>/<seed>/`. A run counts in the statistics once it has an `evaluation.json`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import tabulate
+
+BASELINE = "ce"
+STANDARD_ARMS = (BASELINE, "mixup", "kd", "mixkd")
+TIME_PARTS = ("compile", "train", "evaluate", "checkpoint")
+MISSING = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How a metric is shown and which direction is better.
+
+    Attributes:
+      heading: column heading, with the unit.
+      scale: what a stored value is multiplied by for display.
+      decimals: digits after the point.
+      better: "higher", "lower", or "zero" for a signed metric that should be near zero.
+      meaning: one sentence for a reader of the report.
+    """
+
+    heading: str
+    scale: int
+    decimals: int
+    better: Literal["higher", "lower", "zero"]
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric(
+        "accuracy %", 100, 2, "higher", "Share of test examples whose most probable class is right."
+    ),
+    "ece": Metric(
+        "ECE %",
+        100,
+        2,
+        "lower",
+        "Expected calibration error: the gap between confidence and accuracy, averaged over"
+        " 15 equal-width confidence bins weighted by their number of examples.",
+    ),
+    "overconfidence": Metric(
+        "conf-acc %",
+        100,
+        2,
+        "zero",
+        "Mean confidence minus accuracy: positive is overconfident, negative underconfident.",
+    ),
+    "nll": Metric(
+        "NLL", 1, 3, "lower", "Negative log-likelihood of the true class, in nats per example."
+    ),
+    "brier": Metric(
+        "Brier",
+        1,
+        3,
+        "lower",
+        "Squared distance between the predicted probabilities and the one-hot label, summed"
+        " over classes (0 to 2).",
+    ),
+    "nonlinearity": Metric(
+        "L_NL",
+        1,
+        4,
+        "lower",
+        "How far the prediction on a mixed input is from the same mixture of the two separate"
+        " predictions: KL(λ p_i + (1-λ) p_j ‖ p(x̃)), in nats.",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The files of one run folder, read and ordered, not yet interpreted.
+
+    Attributes:
+      config: content of `config.json`.
+      evaluations: run ("teacher" or "arms/<arm>/<seed>") -> content of its `evaluation.json`.
+      times: run -> seconds by part.
+      log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step.
+      broken_lines: lines of `metrics.jsonl` left out because they are not JSON objects of a run
+        and a step; a killed run can leave one behind.
+    """
+
+    config: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+    times: dict[str, dict[str, float]]
+    log: dict[str, list[dict[str, Any]]]
+    broken_lines: int
+
+    def seeds(self, arm: str) -> list[int]:
+        """Evaluated seeds of `arm`, rising."""
+        return [seed for a, seed in map(split_run, self.evaluations) if a == arm]
+
+    def arms(self) -> list[str]:
+        """Arms with an evaluated seed, in the usual order."""
+        return list(dict.fromkeys(arm for arm, _ in map(split_run, self.evaluations) if arm))
+
+
+def split_run(run: str) -> tuple[str, int]:
+    """("mixkd", 0) of "arms/mixkd/0", and ("", 0) of "teacher"."""
+    if run == "teacher":
+        return "", 0
+    _, arm, seed = run.split("/")
+    return arm, int(seed)
+
+
+def read(workdir: str | os.PathLike[str]) -> RunFolder:
+    """Reads the files of a run folder.
+
+    Raises:
+      FileNotFoundError: there is no `config.json`, so `workdir` is not a run folder.
+      ValueError: a JSON file cannot be parsed; the message names it.
+    """
+    root = pathlib.Path(workdir)
+    if not (root / "config.json").is_file():
+        raise FileNotFoundError(f"workdir: expected a run folder with a config.json, got {root}")
+    folders = [root / "teacher", *root.glob("arms/*/*")]
+    runs = {folder.relative_to(root).as_posix(): folder for folder in folders}
+    runs = {run: folder for run, folder in runs.items() if run == "teacher" or _is_seed(folder)}
+    ordered = sorted(runs, key=_run_order)
+    log, broken_lines = _read_log(root / "metrics.jsonl")
+    return RunFolder(
+        config=_read_json(root / "config.json"),
+        evaluations=_read_each(ordered, runs, "evaluation.json"),
+        times=_read_each(ordered, runs, "time.json"),
+        log={run: log[run] for run in sorted(log, key=_run_order)},
+        broken_lines=broken_lines,
+    )
+
+
+def _is_seed(folder: pathlib.Path) -> bool:
+    return folder.name.isascii() and folder.name.isdigit()
+
+
+def _run_order(run: str) -> tuple[int, str, int]:
+    arm, seed = split_run(run)
+    known = ("", *STANDARD_ARMS)
+    return known.index(arm) if arm in known else len(known), arm, seed
+
+
+def _read_each(
+    runs: Iterable[str], folders: Mapping[str, pathlib.Path], name: str
+) -> dict[str, dict[str, Any]]:
+    paths = {run: folders[run] / name for run in runs}
+    return {run: _read_json(path) for run, path in paths.items() if path.is_file()}
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected JSON, got: {error}. Remove the file and run again to rewrite it."
+        ) from error
+
+
+def _read_log(path: pathlib.Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Records by run, and the number of lines that hold none."""
+    records: dict[str, dict[int, dict[str, Any]]] = {}
+    broken = 0
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(str.strip, text.split("\n")):
+        try:
+            record = json.loads(line)
+            run, step = record["run"], int(record["step"])
+            split_run(run)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            broken += 1
+            continue
+        records.setdefault(run, {})[step] = record
+    return {run: [by[step] for step in sorted(by)] for run, by in records.items()}, broken
+
+
+def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The results of a run folder, as `results.json` holds them.
+
+    Returns:
+      A dict of plain, finite JSON values; `None` where a value is missing or not finite.
+      "teacher": {metric: value}, empty before the teacher is evaluated.
+      "arms": {arm: {metric: {"mean", "std", "values"}}}, values by rising seed. std is the
+        sample standard deviation (ddof=1), `None` for one seed. Mean and std are `None` if any
+        value is: dropping a failed seed would flatter its arm.
+      "seeds": {arm: [seed]}.
+      "wins": {arm: {metric: {"wins", "seeds"}}}: seeds in which the arm is strictly better than
+        the baseline `ce` of the same seed, out of those where both values are known.
+      "time": seconds by part ("compile", "train", "evaluate", "checkpoint") and their "total".
+
+    Raises:
+      FileNotFoundError: `workdir` is not a run folder.
+      ValueError: a file cannot be parsed, or a seed lacks a metric that others of its arm have.
+    """
+    return summarize(read(workdir))
+
+
+def summarize(folder: RunFolder) -> dict[str, Any]:
+    """`collect` on files that were read already."""
+    teacher = folder.evaluations.get("teacher", {"metrics": {}})["metrics"]
+    values = {arm: _values(folder, arm) for arm in folder.arms()}
+    seeds = {arm: folder.seeds(arm) for arm in values}
+    return {
+        "teacher": {name: _finite(value) for name, value in teacher.items()},
+        "arms": {
+            arm: {name: _statistics(row) for name, row in metrics.items()}
+            for arm, metrics in values.items()
+        },
+        "seeds": seeds,
+        "wins": _wins(values, seeds),
+        "time": _time(folder.times),
+    }
+
+
+def _values(folder: RunFolder, arm: str) -> dict[str, list[float | None]]:
+    """{metric: one value a seed}."""
+    rows = {seed: folder.evaluations[f"arms/{arm}/{seed}"]["metrics"] for seed in folder.seeds(arm)}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    for seed, row in rows.items():
+        lacking = [name for name in names if name not in row]
+        if lacking:
+            raise ValueError(
+                f"arms/{arm}/{seed}/evaluation.json: expected the metrics of the arm's other seeds,"
+                f" {', '.join(lacking)} not found. Remove the file and evaluate again."
+            )
+    return {name: [_finite(row[name]) for row in rows.values()] for name in names}
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _statistics(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    complete = len(known) == len(values)
+    return {
+        "mean": float(np.mean(known)) if complete else None,
+        "std": float(np.std(known, ddof=1)) if complete and len(known) > 1 else None,
+        "values": values,
+    }
+
+
+def _wins(
+    values: Mapping[str, Mapping[str, list[float | None]]], seeds: Mapping[str, list[int]]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Seeds in which each arm beats the baseline, by metric; a tie is no win."""
+    table = {
+        arm: {name: dict(zip(seeds[arm], row, strict=True)) for name, row in metrics.items()}
+        for arm, metrics in values.items()
+    }
+    baseline = table.pop(BASELINE, None)
+    if baseline is None:
+        return {}
+    return {
+        arm: {
+            name: _won_of(name, metrics[name], baseline[name])
+            for name in METRICS
+            if name in metrics and name in baseline
+        }
+        for arm, metrics in table.items()
+    }
+
+
+def _won_of(
+    metric: str, ours: Mapping[int, float | None], theirs: Mapping[int, float | None]
+) -> dict[str, int]:
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return {
+        "wins": sum(_badness(metric, a) < _badness(metric, b) for a, b in known),
+        "seeds": len(known),
+    }
+
+
+def _badness(metric: str, value: float) -> float:
+    """A number that is lower for a better value of `metric`."""
+    return {"higher": -value, "lower": value, "zero": abs(value)}[METRICS[metric].better]
+
+
+def _time(times: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    parts: dict[str, float] = dict.fromkeys(TIME_PARTS, 0.0)
+    for time in times.values():
+        for part, seconds in time.items():
+            parts[part] = parts.get(part, 0.0) + float(seconds)
+    return {**parts, "total": sum(parts.values())}
+
+
+def cell(metric: str, mean: float | None, std: float | None = None) -> str:
+    """Text like "83.80 ± 1.20", in the unit of the metric's heading; no ± where there is no std."""
+    if mean is None:
+        return MISSING
+    spec = METRICS[metric]
+    sign = "+" if spec.better == "zero" else ""
+    text = f"{mean * spec.scale:{sign}.{spec.decimals}f}"
+    return text if std is None else f"{text} ± {std * spec.scale:.{spec.decimals}f}"
+
+
+def rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Teacher and arms, one row each: name, a cell for each of `METRICS`, wins over `ce`."""
+    teacher = results["teacher"]
+    first = ["teacher", *(cell(name, teacher.get(name)) for name in METRICS), ""]
+    return ([first] if teacher else []) + [
+        [arm, *(_arm_cell(name, statistics) for name in METRICS), _won(results["wins"].get(arm))]
+        for arm, statistics in results["arms"].items()
+    ]
+
+
+def _arm_cell(name: str, statistics: Mapping[str, Any]) -> str:
+    if name not in statistics:
+        return MISSING
+    return cell(name, statistics[name]["mean"], statistics[name]["std"])
+
+
+def _won(wins: Mapping[str, Mapping[str, int]] | None) -> str:
+    if wins is None:
+        return ""
+    shown = (wins.get(name) for name in ("accuracy", "ece"))
+    return ", ".join(f"{won['wins']}/{won['seeds']}" if won else MISSING for won in shown)
+
+
+def seeds_note(results: Mapping[str, Any]) -> str:
+    """What the cells of the table are, and over how many seeds."""
+    counts = {arm: len(seeds) for arm, seeds in results["seeds"].items()}
+    if not counts:
+        return "No arm has been evaluated yet."
+    if len(set(counts.values())) == 1:
+        number = next(iter(counts.values()))
+        over = f"over {number} seeds" if number > 1 else "of one seed, so without a spread"
+    else:
+        over = "over seeds (" + ", ".join(f"{arm}: {n}" for arm, n in counts.items()) + ")"
+    return f"Arms: mean ± sample standard deviation {over}."
+
+
+def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
+    """The table printed at the end of a run.
+
+    Args:
+      results: what `collect` returns.
+      fmt: a format of the library tabulate, for example "simple" or "github" (markdown).
+
+    Returns:
+      Lines of text: the table, at most 110 columns wide for the usual arms, and a note.
+    """
+    line = "\n" if fmt == "simple" else " "
+    headings = [
+        "",
+        *(metric.heading for metric in METRICS.values()),
+        f"beats {BASELINE}{line}acc, ECE",
+    ]
+    body = tabulate.tabulate(
+        rows(results),
+        headers=headings,
+        tablefmt=fmt,
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(headings) - 1)),
+    )
+    won = f"beats {BASELINE}: seeds with a higher accuracy, and with a lower ECE."
+    return f"{body}\n\n{seeds_note(results)} {won}"
+
+
+def write(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Collects the results, writes `results.json` (atomically) and returns them."""
+    results = collect(workdir)
+    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(pathlib.Path(workdir) / "results.json", text)
+    return results
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes `text`, so that a reader or a killed process never leaves half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
