@@ -335,7 +335,9 @@ def seeds_note(results: Mapping[str, Any]) -> str:
         return "No arm has been evaluated yet."
     if len(set(counts.values())) == 1:
         number = next(iter(counts.values()))
-        over = f"over {number} seeds" if number > 1 else "of one seed, so without a spread"
+        if number == 1:
+            return "Arms: one seed each, so no standard deviation."
+        over = f"over {number} seeds"
     else:
         over = "over seeds (" + ", ".join(f"{arm}: {n}" for arm, n in counts.items()) + ")"
     return f"Arms: mean ± sample standard deviation {over}."
@@ -364,8 +366,8 @@ def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
         disable_numparse=True,
         colalign=("left", *["right"] * (len(headings) - 1)),
     )
-    won = f"beats {BASELINE}: seeds with a higher accuracy, and with a lower ECE."
-    return f"{body}\n\n{seeds_note(results)} {won}"
+    won = f"Beats {BASELINE}: seeds with a higher accuracy, and with a lower ECE."
+    return f"{body}\n\n{seeds_note(results)}\n{won}"
 
 
 def write(workdir: str | os.PathLike[str]) -> dict[str, Any]:
