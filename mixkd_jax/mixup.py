@@ -1,0 +1,152 @@
+"""Mixup: convex combinations of pairs of examples (Zhang et al., arXiv:1710.09412).
+
+A `MixupPlan` says who is mixed with whom and how much; it is applied to images
+and labels alike, and to the index of an example before its image is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mixkd_jax import _checks
+
+__all__ = ["MixupPlan", "apply_mixup", "interpolate", "sample_mixup"]
+
+
+class MixupPlan(NamedTuple):
+    """Who is mixed with whom: x̃[i] = lam[i] · x[i] + (1 - lam[i]) · x[partner[i]].
+
+    Attributes:
+      lam: f32[B], the weight of the example itself, from 0 to 1.
+      partner: i32[B], the index of the other example in the batch.
+    """
+
+    lam: jax.Array
+    partner: jax.Array
+
+
+def sample_mixup(
+    key: jax.Array,
+    batch_size: int,
+    *,
+    alpha: Any = 1.0,
+    partial: Any = 1.0,
+    per_example: bool = True,
+) -> MixupPlan:
+    """Draws weights λ ~ Beta(alpha, alpha) and a uniform permutation of partners.
+
+    `alpha` and `partial` may be traced: changing their values recompiles nothing.
+
+    Args:
+      key: A `jax.random` key.
+      batch_size: Number of examples B; a Python int, for it is a shape.
+      alpha: Parameter of the Beta distribution, at least 0. 1 is uniform; 0 is
+        no mixing (λ = 1).
+      partial: Probability from 0 to 1 that an example is mixed; else its λ is 1.
+      per_example: One λ per example. If False, one λ (and one decision to mix)
+        for the whole batch, repeated B times.
+
+    Returns:
+      A `MixupPlan` with lam f32[B] and partner i32[B].
+
+    Raises:
+      ValueError: If a concrete option is out of its range.
+
+    Example:
+      >>> import jax
+      >>> from mixkd_jax import mixup
+      >>> plan = mixup.sample_mixup(jax.random.key(0), 4, alpha=0.2)
+      >>> plan.lam.shape, sorted(plan.partner.tolist())
+      ((4,), [0, 1, 2, 3])
+
+    Reference:
+      Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412,
+      eq. 2. λ per example and `partial`: arXiv:2606.12171.
+    """
+    _checks.number(alpha, "alpha", least=0)
+    _checks.number(partial, "partial", least=0, most=1)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: expected an int of at least 1, got {batch_size!r}.")
+    lam_key, mixed_key, partner_key = jax.random.split(key, 3)
+    shape = (batch_size,) if per_example else (1,)
+    alpha = jnp.asarray(alpha, jnp.float32)
+    positive = jnp.where(alpha > 0, alpha, 1)
+    lam = jax.random.beta(lam_key, positive, positive, shape, jnp.float32)
+    mixed = (jax.random.uniform(mixed_key, shape) < partial) & (alpha > 0)
+    lam = jnp.broadcast_to(jnp.where(mixed, lam, 1), (batch_size,))
+    return MixupPlan(lam, jax.random.permutation(partner_key, batch_size).astype(jnp.int32))
+
+
+def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
+    """Returns lam · x_i + (1 - lam) · x_j, with lam broadcast over trailing axes.
+
+    Args:
+      lam: f[B...], weights from 0 to 1; its axes are the leading axes of `x_i`.
+      x_i: [B..., ...], any real dtype.
+      x_j: Like `x_i`.
+
+    Returns:
+      [B..., ...], computed in float32 at least. A float dtype stays; integers
+      and bools become float32. Where lam is 1 the result is `x_i` exactly.
+
+    Raises:
+      ValueError: If the shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import mixup
+      >>> a, b = jnp.array([[0], [100]], jnp.uint8), jnp.array([[10], [200]], jnp.uint8)
+      >>> mixup.interpolate(jnp.array([1.0, 0.25]), a, b).tolist()
+      [[0.0], [175.0]]
+
+    Reference:
+      Zhang et al., arXiv:1710.09412, eq. 1.
+    """
+    lam, x_i, x_j = jnp.asarray(lam), jnp.asarray(x_i), jnp.asarray(x_j)
+    _checks.same_shape(x_i, x_j, ("x_i", "x_j"))
+    if lam.shape != x_i.shape[: lam.ndim]:
+        raise ValueError(
+            f"lam: expected the leading axes of x, whose shape is {x_i.shape}, got shape "
+            f"{lam.shape}; a plan fits only batches of its own size."
+        )
+    given = jnp.promote_types(x_i.dtype, x_j.dtype)
+    out = given if jnp.issubdtype(given, jnp.floating) else jnp.float32
+    compute = jnp.promote_types(out, jnp.float32)
+    lam = lam.astype(compute).reshape(lam.shape + (1,) * (x_i.ndim - lam.ndim))
+    return (lam * x_i.astype(compute) + (1 - lam) * x_j.astype(compute)).astype(out)
+
+
+def apply_mixup(plan: MixupPlan, x: Any) -> jax.Array:
+    """Mixes every example of a batch with its partner.
+
+    Args:
+      plan: From `sample_mixup`.
+      x: [B, ...], images or one-hot labels. Class indices must be made one-hot
+        first: the mean of two indices is another class.
+
+    Returns:
+      [B, ...], `interpolate(plan.lam, x, x[plan.partner])`.
+
+    Raises:
+      ValueError: If the leading axis of `x` is not B.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from mixkd_jax import mixup
+      >>> plan = mixup.MixupPlan(lam=jnp.array([1.0, 0.75]), partner=jnp.array([1, 0]))
+      >>> mixup.apply_mixup(plan, jax.nn.one_hot(jnp.array([0, 2]), 3)).tolist()
+      [[1.0, 0.0, 0.0], [0.25, 0.0, 0.75]]
+
+    Reference:
+      Zhang et al., arXiv:1710.09412, eq. 1.
+    """
+    x = jnp.asarray(x)
+    if x.ndim == 0 or x.shape[0] != plan.lam.shape[0]:
+        raise ValueError(
+            f"x: expected {plan.lam.shape[0]} examples on the leading axis, as in the plan, got "
+            f"shape {x.shape}; sample a plan for this batch size."
+        )
+    return interpolate(plan.lam, x, x[plan.partner])

@@ -1,0 +1,138 @@
+"""Argument checks of the ops.
+
+Shapes and dtypes are always checked. Values are checked only when they are
+concrete: under `jit`, `vmap` or `grad` they cannot be seen, and checking costs
+nothing there. Every message names the argument, what was expected, what came
+and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# How far a row of probabilities may be from summing to 1. Rounding a row to
+# the dtype moves its sum by at most one unit in the last place.
+_SUM_TOLERANCE = {"bfloat16": 2e-2, "float16": 5e-3}
+
+
+def _visible(*values: Any) -> bool:
+    """Whether the values can be read here: neither traced nor on another host."""
+    return not any(
+        isinstance(v, jax.core.Tracer) or (isinstance(v, jax.Array) and not v.is_fully_addressable)
+        for v in values
+    )
+
+
+def floating(x: Any, name: str) -> jax.Array:
+    """Returns `x` as an array of float32, or of float64 if it has that dtype."""
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jnp.bool_:
+        raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}; cast to float32.")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def same_shape(a: jax.Array, b: jax.Array, names: tuple[str, str]) -> None:
+    """Refuses two arrays of different shapes; broadcasting here hides mistakes."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{names[1]}: expected the shape of {names[0]}, {a.shape}, got {b.shape}; "
+            "both need one entry per example and class."
+        )
+
+
+def class_axis(x: jax.Array, axis: int, name: str) -> int:
+    """Returns `axis` counted from the front; refuses one that is not there or empty."""
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(
+            f"{name}: expected a class axis {axis}, got shape {x.shape}; add the axis or name "
+            "another one."
+        )
+    if x.shape[axis] == 0:
+        raise ValueError(f"{name}: expected at least one class, got shape {x.shape}.")
+    return axis % x.ndim
+
+
+def number(
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Refuses a concrete number outside its range, and anything not a scalar number."""
+    if isinstance(value, str) or value is None:
+        raise TypeError(f"{name}: expected a number, got {value!r}.")
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name}: expected one number, got shape {np.shape(value)}.")
+    if not _visible(value):
+        return
+    parts = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("at least", least), ("at most", most))
+        if bound is not None
+    ]
+    v = float(value)
+    good = np.isfinite(v)
+    good &= above is None or v > above
+    good &= least is None or v >= least
+    good &= most is None or v <= most
+    if not good:
+        raise ValueError(f"{name}: expected a finite number {' and '.join(parts)}, got {v:g}.")
+
+
+def class_labels(labels: Any, shape: Sequence[int], num_classes: int) -> jax.Array:
+    """Returns integer labels of the given shape with values in [0, num_classes)."""
+    array = jnp.asarray(labels)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected integer class indices, got dtype {array.dtype}; "
+            "take argmax of one-hot or mixed labels first."
+        )
+    if array.shape != tuple(shape):
+        raise ValueError(
+            f"labels: expected shape {tuple(shape)}, one index per example, got {array.shape}."
+        )
+    if _visible(labels) and array.size:
+        values = np.asarray(labels)
+        low, high = values.min(), values.max()
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels: expected indices from 0 to {num_classes - 1}, got {low} to {high}; "
+                "check the number of classes, or mask examples without a label."
+            )
+    return array
+
+
+def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> None:
+    """Refuses rows that are not probabilities, where they can be seen.
+
+    Args:
+      x: Array with classes along `axis`.
+      name: What the message calls it.
+      axis: The class axis.
+      where: Optional mask over the other axes; rows where it is False may hold anything.
+    """
+    if not _visible(x, where):
+        return
+    values = np.asarray(x)
+    if values.size == 0:
+        return
+    tolerance = _SUM_TOLERANCE.get(values.dtype.name, 1e-3)
+    sums = values.sum(axis, dtype=np.promote_types(np.float32, values.dtype))
+    bad = ~(np.abs(sums - 1) <= tolerance) | (values.min(axis) < -tolerance)
+    if where is not None:
+        bad &= np.asarray(where, bool)
+    if bad.any():
+        first = np.argwhere(bad)[0] if bad.ndim else ()
+        at = tuple(int(i) for i in first)
+        raise ValueError(
+            f"{name}: expected rows of probabilities (at least 0, sum 1), got sum "
+            f"{float(sums[at]):.6g} and minimum {float(values.min(axis)[at]):.6g} in row {at}; "
+            "apply jax.nn.softmax to logits, once."
+        )
