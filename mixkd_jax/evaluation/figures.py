@@ -6,7 +6,6 @@ left behind. `svg` turns one into text for an HTML page.
 
 import html
 import io
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,9 +21,10 @@ from mixkd_jax.evaluation.results import STANDARD_ARMS
 # Axes, text and the teacher are drawn in this colour; a page replaces it by its own text colour.
 INK = "#1a1a19"
 # Okabe and Ito (2008) without black and yellow; markers and dashes tell the arms apart in grey.
+# The lengths have no common factor, so no two of the first 210 arms look the same.
 _COLORS = ("#d55e00", "#e69f00", "#56b4e9", "#0072b2", "#009e73", "#cc79a7")
-_MARKERS = ("s", "^", "D", "o", "v", "P")
-_DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), "solid", (0, (8, 3)), (0, (3, 1)))
+_MARKERS = ("s", "^", "D", "o", "v", "P", "X")
+_DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), "solid", (0, (9, 3)))
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -67,11 +67,15 @@ class Curve(NamedTuple):
 def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, dash and marker of each arm; the standard arms look the same in every report."""
     others = [arm for arm in arms if arm not in STANDARD_ARMS]
-    looks = itertools.cycle(zip(_COLORS, _DASHES, _MARKERS, strict=True))
-    cycle = {arm: look for arm, look in zip([*STANDARD_ARMS, *others], looks, strict=False)}
+    order = [*STANDARD_ARMS, *others]
+    place = {arm: order.index(arm) for arm in arms}
     return {
-        arm: {"color": cycle[arm][0], "linestyle": cycle[arm][1], "marker": cycle[arm][2]}
-        for arm in arms
+        arm: {
+            "color": _COLORS[i % len(_COLORS)],
+            "linestyle": _DASHES[i % len(_DASHES)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+        }
+        for arm, i in place.items()
     }
 
 
@@ -161,10 +165,27 @@ def _log_axis(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the axes, where it hides no data, in as few rows as the figure's width allows."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 5 if sum(map(len, labels)) < 30 else 3
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.4)
+    if not labels:
+        return
+    width = figure.get_figwidth() * 72
+    fitting = (n for n in range(len(labels), 1, -1) if _legend_width(labels, n) <= width)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=next(fitting, 1),
+        columnspacing=1.0,
+        handlelength=2.2,
+    )
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """Estimate in points: 6 a character, 40 for a column's line and spaces."""
+    rows = -(-len(labels) // columns)
+    starts = range(0, len(labels), rows)
+    return sum(40 + 6 * max(map(len, labels[i : i + rows])) for i in starts)
 
 
 def reliability(bins: Mapping[str, np.ndarray], name: str, style: Mapping[str, Any]) -> Figure:
@@ -181,7 +202,7 @@ def reliability(bins: Mapping[str, np.ndarray], name: str, style: Mapping[str, A
     confidence, accuracy = (bins[k][used] / count[used] for k in ("confidence", "correct"))
     color = style.get("color", INK)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.2, 3.7), layout="constrained")
+        figure = Figure(figsize=(2.9, 3.5), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         top.plot([0, 1], [0, 1], color=INK, linestyle=(0, (2, 2)), linewidth=1)
         top.bar(edges[:-1][used], accuracy, 1 / count.size, align="edge", color=color, alpha=0.25)
@@ -201,7 +222,7 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
       results: what `results.collect` returns.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.5), layout="constrained")
         axes = figure.add_subplot(xlabel="accuracy / %", ylabel="ECE / %")
         for arm, look in arm_styles(list(results["arms"])).items():
             points = [results["arms"][arm].get(k) for k in ("accuracy", "ece")]

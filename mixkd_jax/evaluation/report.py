@@ -19,7 +19,7 @@ ARM_MEANINGS = {
     "kd": "distillation from the teacher on clean inputs",
     "mixkd": "distillation from the teacher on mixed inputs (arXiv:2606.12171)",
 }
-DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "zero": "near 0 is better"}
+DIRECTIONS = {"higher": "Higher is better", "lower": "Lower is better", "zero": "Near 0 is better"}
 
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -39,7 +39,7 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def render(folder: results.RunFolder) -> str:
     """The page as text."""
     summary = results.summarize(folder)
-    source = importlib.resources.files(__package__).joinpath("report.html.jinja")
+    source = importlib.resources.files("mixkd_jax.evaluation").joinpath("report.html.jinja")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -51,6 +51,7 @@ def render(folder: results.RunFolder) -> str:
         metrics=[(m.heading, DIRECTIONS[m.better], m.meaning) for m in results.METRICS.values()],
         rows=_rows(summary),
         seeds_note=results.seeds_note(summary),
+        steps=sorted({e["step"] for run, e in folder.evaluations.items() if run != "teacher"}),
         arms=[(arm, ARM_MEANINGS.get(arm)) for arm in summary["arms"]],
         has_wins=bool(summary["wins"]),
         time=_time(folder, summary),
