@@ -20,7 +20,7 @@ import numpy as np
 _SUM_TOLERANCE = {"bfloat16": 2e-2, "float16": 5e-3}
 
 
-def _visible(*values: Any) -> bool:
+def visible(*values: Any) -> bool:
     """Whether the values can be read here: neither traced nor on another host."""
     return not any(
         isinstance(v, jax.core.Tracer) or (isinstance(v, jax.Array) and not v.is_fully_addressable)
@@ -43,6 +43,27 @@ def same_shape(a: jax.Array, b: jax.Array, names: tuple[str, str]) -> None:
             f"{names[1]}: expected the shape of {names[0]}, {a.shape}, got {b.shape}; "
             "both need one entry per example and class."
         )
+
+
+def logit_pair(student: Any, teacher: Any, axis: int = -1) -> tuple[jax.Array, jax.Array]:
+    """Returns both logits as float arrays of one shape that has a class axis."""
+    s, t = floating(student, "student_logits"), floating(teacher, "teacher_logits")
+    same_shape(s, t, ("student_logits", "teacher_logits"))
+    class_axis(s, axis, "student_logits")
+    return s, t
+
+
+def mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Returns a bool mask that broadcasts to `shape`."""
+    array = jnp.asarray(where)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"where: expected a bool mask, got dtype {array.dtype}; compare first.")
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"where: expected a mask that broadcasts to {shape}, got shape {array.shape}."
+        ) from None
 
 
 def class_axis(x: jax.Array, axis: int, name: str) -> int:
@@ -70,7 +91,7 @@ def number(
         raise TypeError(f"{name}: expected a number, got {value!r}.")
     if np.ndim(value) != 0:
         raise ValueError(f"{name}: expected one number, got shape {np.shape(value)}.")
-    if not _visible(value):
+    if not visible(value):
         return
     parts = [
         f"{word} {bound:g}"
@@ -98,7 +119,7 @@ def class_labels(labels: Any, shape: Sequence[int], num_classes: int) -> jax.Arr
         raise ValueError(
             f"labels: expected shape {tuple(shape)}, one index per example, got {array.shape}."
         )
-    if _visible(labels) and array.size:
+    if visible(labels) and array.size:
         values = np.asarray(labels)
         low, high = values.min(), values.max()
         if low < 0 or high >= num_classes:
@@ -118,7 +139,7 @@ def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> No
       axis: The class axis.
       where: Optional mask over the other axes; rows where it is False may hold anything.
     """
-    if not _visible(x, where):
+    if not visible(x, where):
         return
     values = np.asarray(x)
     if values.size == 0:

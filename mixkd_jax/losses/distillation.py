@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mixkd_jax import _checks
 from mixkd_jax.losses import _softmax
 
-__all__ = ["cross_entropy", "distillation_kl", "distillation_loss"]
+__all__ = ["cross_entropy", "distillation_kl", "distillation_loss", "logit_standardization_kl"]
 
 
 def distillation_kl(
@@ -21,12 +21,49 @@ def distillation_kl(
     axis: int = -1,
     where: Any = None,
 ) -> jax.Array:
-    """T² KL( softmax(t/T) ‖ softmax(s/T) )."""
-    student = _checks.floating(student_logits, "student_logits")
-    teacher = _checks.floating(teacher_logits, "teacher_logits")
-    _checks.same_shape(student, teacher, ("student_logits", "teacher_logits"))
-    axis = _checks.class_axis(student, axis, "student_logits")
+    """Hinton's distillation loss: T² KL( softmax(t/T) ‖ softmax(s/T) ), in nats.
+
+    The factor T² keeps the size of the gradient, T (softmax(s/T) - softmax(t/T)),
+    when T changes. With `temperature="std"` each row of logits is divided by its
+    own population standard deviation (plus 1e-8) instead, without T².
+
+    The loss has a gradient in the teacher too; use `jax.lax.stop_gradient` if the
+    teacher's logits depend on what is trained. A logit of -inf in both removes
+    its class. One in the student alone makes the loss infinite if the teacher
+    gives that class any probability, as it must; the gradient stays finite.
+
+    Args:
+      student_logits: f[..., C].
+      teacher_logits: f[..., C].
+      temperature: A number above 0, which may be traced, or "std".
+      axis: The class axis.
+      where: Optional bool mask that broadcasts to the logits. Classes where it is
+        False are left out of both softmaxes; a row without any class gives 0.
+
+    Returns:
+      f32[...] (float64 for float64 logits), one value per example, at least 0.
+
+    Raises:
+      ValueError: If the shapes differ, or `temperature` is not above 0 or "std".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import losses
+      >>> student = jnp.array([[1.0, 2.0, 3.0]])
+      >>> teacher = jnp.array([[3.0, 2.0, 1.0]])
+      >>> losses.distillation_kl(student, teacher, temperature=2.0).round(3).tolist()
+      [1.281]
+      >>> losses.distillation_kl(teacher, teacher, temperature="std").tolist()
+      [0.0]
+
+    References:
+      Hinton et al., Distilling the Knowledge in a Neural Network,
+      arXiv:1503.02531, section 2. "std": Choi et al., Understanding the Role of
+      Mixup in Knowledge Distillation, WACV 2023, arXiv:2211.03946.
+    """
+    student, teacher = _checks.logit_pair(student_logits, teacher_logits, axis)
     if where is not None:
+        where = _checks.mask(where, student.shape)
         student = jnp.where(where, student, -jnp.inf)
         teacher = jnp.where(where, teacher, -jnp.inf)
     student, teacher = jnp.moveaxis(student, axis, -1), jnp.moveaxis(teacher, axis, -1)
@@ -38,29 +75,102 @@ def distillation_kl(
         student = _softmax.standardize(student, epsilon=1e-8, ddof=0)
         teacher = _softmax.standardize(teacher, epsilon=1e-8, ddof=0)
         return _softmax.kl(student, teacher)
+    return _tempered_kl(student, teacher, temperature)
+
+
+def logit_standardization_kl(
+    student_logits: Any, teacher_logits: Any, *, temperature: Any = 2.0, ddof: int = 0
+) -> jax.Array:
+    """LSKD: T² KL( softmax(Z(t)/T) ‖ softmax(Z(s)/T) ), Z the z-score of a row.
+
+    Z(x) = (x - mean(x)) / (std(x) + 1e-7), over the classes of one example. So the
+    loss asks for the teacher's relations among classes, not for its scale.
+
+    Args:
+      student_logits: f[..., C].
+      teacher_logits: f[..., C].
+      temperature: A number above 0, the paper's "base temperature"; may be traced.
+      ddof: 0 for the population's standard deviation, 1 for the sample's (the
+        LSKD authors' code).
+
+    Returns:
+      f32[...] (float64 for float64 logits), nats, one value per example.
+
+    Raises:
+      ValueError: If the shapes differ, `temperature` is not above 0 or `ddof` is
+        not 0 or 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import losses
+      >>> teacher = jnp.array([[3.0, 2.0, 1.0]])
+      >>> losses.logit_standardization_kl(5 * teacher + 7, teacher).round(6).tolist()
+      [0.0]
+
+    Reference:
+      Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024,
+      arXiv:2403.01427, eq. 9 and algorithm 1.
+    """
+    student, teacher = _checks.logit_pair(student_logits, teacher_logits)
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof: expected 0 (population) or 1 (sample), got {ddof!r}.")
+    # The mean in the z-score shifts a whole row, which no softmax sees.
+    student = _softmax.standardize(student, epsilon=1e-7, ddof=ddof)
+    teacher = _softmax.standardize(teacher, epsilon=1e-7, ddof=ddof)
+    return _tempered_kl(student, teacher, temperature)
+
+
+def _tempered_kl(student: jax.Array, teacher: jax.Array, temperature: Any) -> jax.Array:
     _checks.number(temperature, "temperature", above=0)
     return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
 
 
 def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
-    """-Σ_k y_k log softmax(z)_k, for class indices or soft labels."""
+    """Cross entropy -Σ_k y_k log softmax(z)_k, for class indices or soft labels, in nats.
+
+    With indices the loss is computed from the odds of all other classes against
+    the label, so it keeps its relative accuracy, and its gradient, however sure
+    the model is. A logit of -inf removes its class.
+
+    Args:
+      logits: f[..., C].
+      labels: i[...], class indices, or f[..., C], rows of probabilities such as
+        mixed one-hot labels. Cast integer one-hot labels to float.
+      axis: The class axis of `logits` and of soft labels.
+
+    Returns:
+      f32[...] (float64 for float64 logits), one value per example. Under `jit`,
+      where an index outside [0, C) cannot be refused, its loss is NaN.
+
+    Raises:
+      ValueError: If the shapes do not fit, an index is out of range, or soft
+        labels are not probabilities.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import losses
+      >>> logits = jnp.array([[1.0, 2.0, 3.0]])
+      >>> losses.cross_entropy(logits, jnp.array([2])).round(4).tolist()
+      [0.4076]
+      >>> losses.cross_entropy(logits, jnp.array([[0.0, 0.5, 0.5]])).round(4).tolist()
+      [0.9076]
+
+    Reference:
+      Goodfellow et al., Deep Learning, 2016, section 6.2.2.3.
+    """
     z = _checks.floating(logits, "logits")
-    axis = _checks.class_axis(z, axis, "logits")
-    z = jnp.moveaxis(z, axis, -1)
+    z = jnp.moveaxis(z, _checks.class_axis(z, axis, "logits"), -1)
     if jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
         labels = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
-        hot = labels[..., None] == jnp.arange(z.shape[-1])
-        own = jnp.sum(jnp.where(hot, z, 0), -1)
-        e, total, m = _softmax.shift_sum(jnp.where(hot, -jnp.inf, z))
-        rest = jnp.where(jnp.any(e > 0, -1), (jnp.log(total) + m)[..., 0], -jnp.inf)
-        loss = jax.nn.softplus(rest - own)
-        return jnp.where((labels >= 0) & (labels < z.shape[-1]), loss, jnp.nan)
+        odds = _softmax.own_and_rest(z, _softmax.one_hot(labels, z.shape[-1]))
+        loss = jax.nn.softplus(odds[..., 1] - odds[..., 0])
+        return _softmax.nan_unless_label(loss, labels, z.shape[-1])
+    y = _checks.floating(labels, "labels")
+    _checks.same_shape(jnp.asarray(logits), y, ("logits", "labels"))
     _checks.probabilities(labels, "labels", axis=axis)
-    y = jnp.moveaxis(_checks.floating(labels, "labels"), axis, -1)
-    _checks.same_shape(z, y, ("logits", "labels"))
-    e, total, m = _softmax.shift_sum(z)
-    log_p = z - m - jnp.log(total)
-    return -jnp.sum(y * jnp.where((y == 0) & (z == -jnp.inf), 0, log_p), -1)
+    y = jnp.moveaxis(y, axis, -1)
+    removed = (y == 0) & (z == -jnp.inf)
+    return -jnp.sum(y * jnp.where(removed, 0, _softmax.log_softmax(z)), -1)
 
 
 def distillation_loss(
@@ -72,12 +182,58 @@ def distillation_loss(
     kd_weight: Any = 1.0,
     ce_weight: Any = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """kd_weight · distillation_kl + ce_weight · cross_entropy, and the two parts."""
+    """kd_weight · T² KL + ce_weight · CE, with both parts for logging.
+
+    This is the loss of mixup distillation when both networks saw the same mixed
+    inputs and `labels` are the mixed labels. The soft (kd) term is
+    `distillation_kl`, the hard (ce) term `cross_entropy`. A weight of 0 switches
+    its term off, even an infinite one. Weights and temperature may be traced.
+
+    Args:
+      student_logits: f[..., C].
+      teacher_logits: f[..., C].
+      labels: i[...] or f[..., C], as in `cross_entropy`. None (the default) only
+        with `ce_weight` 0.
+      temperature: A number above 0, or "std".
+      kd_weight: Weight of the soft term, at least 0.
+      ce_weight: Weight of the hard term, at least 0.
+
+    Returns:
+      The loss, f32[...], one value per example in nats, and its unweighted parts
+      {"kd": f32[...], "ce": f32[...]}; "ce" is 0 without labels.
+
+    Raises:
+      ValueError: If labels are missing for a positive `ce_weight`, or an argument
+        is one that the two terms refuse.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import losses
+      >>> student, teacher = jnp.array([[0.0, 1.0]]), jnp.array([[1.0, 3.0]])
+      >>> loss, parts = losses.distillation_loss(
+      ...     student, teacher, jnp.array([1]), kd_weight=0.8, ce_weight=0.2)
+      >>> bool(jnp.allclose(loss, 0.8 * parts["kd"] + 0.2 * parts["ce"]))
+      True
+
+    Reference:
+      Medina et al., Beyond Dark Knowledge: Mixup-Based Distillation for Reliable
+      Predictions, arXiv:2606.12171.
+    """
+    _checks.number(kd_weight, "kd_weight", least=0)
+    _checks.number(ce_weight, "ce_weight", least=0)
     kd = distillation_kl(student_logits, teacher_logits, temperature=temperature)
-    ce = jnp.zeros_like(kd) if labels is None else cross_entropy(student_logits, labels)
+    if labels is not None:
+        ce = cross_entropy(student_logits, labels)
+    elif _checks.visible(ce_weight) and float(ce_weight) == 0:
+        ce = jnp.zeros_like(kd)
+    else:
+        raise ValueError(
+            f"labels: expected labels for ce_weight={ce_weight}, got None; pass labels, or the "
+            "Python number 0 as ce_weight."
+        )
     return _weighted(kd_weight, kd) + _weighted(ce_weight, ce), {"kd": kd, "ce": ce}
 
 
 def _weighted(weight: Any, value: jax.Array) -> jax.Array:
-    # A weight of 0 switches a term off, though the term be infinite.
+    # 0 · inf is NaN: a term that is switched off must not poison the other.
     return jnp.where(jnp.asarray(weight) == 0, 0, weight * value)
