@@ -96,15 +96,16 @@ def curve(logs: Sequence[Sequence[Mapping[str, Any]]], name: str, points: int = 
     """Mean and range over seeds of the logged quantity `name`.
 
     Args:
-      logs: the records of one run a seed, each with an "epoch".
-      name: key of the quantity; records without it are left out.
+      logs: the records of one run a seed.
+      name: key of the quantity; records without it or without an "epoch" are left out.
       points: at most this many; neighbouring epochs are averaged, within each seed first.
 
     Returns:
       The curve; empty arrays if no record has `name`. Where seeds have come to different epochs,
       each point is over the seeds that have come so far.
     """
-    seeds = [[(r["epoch"], r[name]) for r in log if name in r] for log in logs]
+    wanted = {"epoch", name}
+    seeds = [[(r["epoch"], r[name]) for r in log if wanted <= r.keys()] for log in logs]
     epochs = np.unique([epoch for seed in seeds for epoch, _ in seed])
     if epochs.size == 0:
         return Curve(*np.zeros((4, 0)))
@@ -135,22 +136,22 @@ def training_curves(
       arms: arm (or "teacher") -> the records of each seed.
       name: logged quantity.
       label: label of the vertical axis, with the unit.
-      log: whether the vertical axis is logarithmic.
+      log: whether the vertical axis is logarithmic; it is linear if no value is positive.
     """
     styles = arm_styles([arm for arm in arms if arm != "teacher"])
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel=label)
-        for arm, logs in arms.items():
-            line = curve(logs, name)
+        lines = {arm: curve(logs, name) for arm, logs in arms.items()}
+        for arm, line in lines.items():
             style = styles.get(arm, {})
             color, dash = style.get("color", INK), style.get("linestyle", "solid")
             axes.plot(line.epoch, line.mean, label=arm, color=color, linestyle=dash)
             axes.fill_between(line.epoch, line.low, line.high, color=color, alpha=0.18, linewidth=0)
         axes.set_xlim(left=0)
-        if log:
+        if log and any(np.any(line.mean > 0) for line in lines.values()):
             _log_axis(axes)
-        else:
+        elif not log:
             axes.set_ylim(0, 1.02)
         _legend(figure, axes)
     return figure

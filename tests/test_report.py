@@ -1,0 +1,187 @@
+import html
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import run_folders
+
+from mixkd_jax.evaluation import report, results
+
+VOID = {"meta", "br", "img", "link", "input", "hr", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """Elements, text and table rows of a page; fails on tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts, self.rows = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), list(self.open)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), list(self.open)))
+
+    def handle_endtag(self, tag):
+        assert tag in VOID or self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.texts.append(data)
+        if self.open and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data if "small" not in self.open else f" [{data}]"
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def count(self, tag):
+        return sum(name == tag for name, *_ in self.elements)
+
+
+def page_of(root):
+    return Page(report.write(root).read_text("utf-8"))
+
+
+def test_finished_run_has_table_and_all_figures(tmp_path):
+    run_folders.make(tmp_path)
+    page = page_of(tmp_path)
+    # ECE against accuracy; reliability of teacher and four arms; two curves of arms and of teacher.
+    assert page.count("svg") == 1 + 5 + 4
+    assert "not finished" not in page.text
+    summary = results.collect(tmp_path)
+    assert [row[0] for row in page.rows[1:6]] == ["teacher", "ce", "mixup", "kd", "mixkd"]
+    for row, (_, *cells, _) in zip(page.rows[1:6], results.rows(summary), strict=True):
+        assert [cell.split(" [")[0] for cell in row[1:]] == cells
+    wins = summary["wins"]["mixkd"]
+    shown = [cell.split(" [")[1].rstrip("]") for cell in page.rows[5][1:]]
+    assert shown == [f"{wins[name]['wins']}/3" for name in run_folders.METRICS]
+    for metric in results.METRICS.values():
+        assert metric.meaning in page.text
+
+
+def test_page_needs_nothing_else(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"))
+    text = report.write(tmp_path).read_text("utf-8")
+    page = Page(text)
+    assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, *_ in page.elements}
+    for _, attributes, _ in page.elements:
+        for name, value in attributes.items():
+            if name.split(":")[-1] in ("href", "src", "srcset", "data", "action"):
+                assert value.startswith("#")
+    assert "@import" not in text and "url(http" not in text
+    ids = [attributes["id"] for _, attributes, _ in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_tables_scroll_in_their_own_box(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"))
+    page = page_of(tmp_path)
+    boxes = [a for tag, a, _ in page.elements if tag == "div" and a.get("class") == "scroll"]
+    assert page.count("table") == len(boxes) == 2
+    assert all(path[-1] == "div" for tag, _, path in page.elements if tag == "table")
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    run_folders.make(tmp_path / "a", arms=("ce", "kd"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    first = report.write(tmp_path / "a").read_bytes()
+    assert first == report.write(tmp_path / "a").read_bytes()
+    assert first == report.write(tmp_path / "b").read_bytes()
+    assert not list((tmp_path / "a").glob("*.tmp"))
+
+
+def test_text_of_the_run_is_escaped(tmp_path):
+    attack = "</pre><script>alert('x')</script>"
+    run_folders.make(tmp_path, arms=("ce", "<b>"), seeds=1, config={"note": attack})
+    config = json.loads((tmp_path / "config.json").read_text())
+    run_folders.write_json(tmp_path / "config.json", {**config, "command": f"run.py {attack}"})
+    text = report.write(tmp_path).read_text("utf-8")
+    page = Page(text)
+    assert not {"script", "b"} & {tag for tag, *_ in page.elements}
+    assert f"run.py {attack}" in page.text
+    assert html.escape("<b>") in text
+
+
+def test_unfinished_run_says_what_is_missing(tmp_path):
+    run_folders.make(tmp_path, config={"arms": ["ce", "mixup", "kd", "mixkd", "dkd"], "seeds": 3})
+    (tmp_path / "arms/kd/1/evaluation.json").unlink()
+    shutil.rmtree(tmp_path / "arms" / "mixkd")
+    (tmp_path / "teacher/evaluation.json").unlink()
+    folder = results.read(tmp_path)
+    expected = ["teacher", "kd: seeds 1", "mixkd: seeds 0, 1, 2", "dkd: seeds 0, 1, 2"]
+    assert report.missing(folder) == expected
+    page = page_of(tmp_path)
+    assert "This run is not finished." in page.text
+    assert all(line in page.text for line in expected)
+    assert [row[0] for row in page.rows[1:4]] == ["ce", "mixup", "kd"]
+
+
+def test_what_the_files_show_begun_is_expected_without_a_config(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"), config={})
+    assert report.missing(results.read(tmp_path)) == []
+    (tmp_path / "arms/kd/2/evaluation.json").unlink()
+    assert report.missing(results.read(tmp_path)) == ["kd: seeds 2"]
+
+
+def test_seeds_may_be_listed(tmp_path):
+    run_folders.make(tmp_path, arms=("ce",), config={"arms": ["ce"], "seeds": [0, 2, 7]})
+    assert report.missing(results.read(tmp_path)) == ["ce: seeds 7"]
+
+
+def test_teacher_only(tmp_path):
+    run_folders.make(tmp_path, arms=())
+    page = page_of(tmp_path)
+    assert page.count("svg") == 1 + 2
+    assert "No arm has been evaluated yet." in page.text
+
+
+def test_nothing_evaluated(tmp_path):
+    run_folders.write_json(
+        tmp_path / "config.json",
+        {"config": {}, "versions": {}, "devices": [], "git_commit": "abc", "command": "run.py"},
+    )
+    page = page_of(tmp_path)
+    assert page.count("svg") == 0
+    assert "No model has been evaluated yet." in page.text
+
+
+def test_different_numbers_of_steps_are_pointed_out(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"))
+    assert "Students were evaluated after training step 40." in page_of(tmp_path).text
+    path = tmp_path / "arms/kd/0/evaluation.json"
+    run_folders.write_json(path, {**json.loads(path.read_text()), "step": 20})
+    assert "different numbers of training steps: 20, 40." in page_of(tmp_path).text
+
+
+def test_time_adds_up(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"))
+    rows = page_of(tmp_path).rows[-4:]
+    assert [row[0] for row in rows] == ["teacher", "ce", "kd", "total"]
+    files = [json.loads(path.read_text()) for path in (tmp_path / "arms/kd").rglob("time.json")]
+    assert rows[2][2] == f"{sum(file['train'] for file in files):.1f}"
+    time = results.collect(tmp_path)["time"]
+    assert rows[3][1:] == [f"{time[part]:.1f}" for part in (*results.TIME_PARTS, "total")]
+
+
+def test_unreadable_log_lines_are_mentioned(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"))
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"run": "teach')
+    assert "1 unreadable line of metrics.jsonl left out." in page_of(tmp_path).text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        report.write(tmp_path)
