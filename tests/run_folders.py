@@ -47,7 +47,7 @@ def make(root: Path, arms=("ce", "mixup", "kd", "mixkd"), seeds=3, config=None) 
     """A run folder with an evaluated teacher and arms; returns the evaluations by run."""
     rng = np.random.default_rng(0)
     described = {
-        "config": config if config is not None else {"arms": arms, "seeds": seeds},
+        "config": config if config is not None else {"arms": arms, "seeds": list(range(seeds))},
         "versions": {"python": "3.11.9", "jax": "0.10.2"},
         "devices": ["cpu:0"],
         "git_commit": None,

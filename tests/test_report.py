@@ -7,6 +7,7 @@ import pytest
 import run_folders
 
 from mixkd_jax.evaluation import report, results
+from mixkd_jax.evaluation.run_folder import read
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "path", "use", "rect"}
 
@@ -67,6 +68,7 @@ def test_finished_run_has_table_and_all_figures(tmp_path):
     wins = summary["wins"]["mixkd"]
     shown = [cell.split(" [")[1].rstrip("]") for cell in page.rows[5][1:]]
     assert shown == [f"{wins[name]['wins']}/3" for name in run_folders.METRICS]
+    assert "in each of 15 equal-width bins" in page.text
     for metric in results.METRICS.values():
         assert metric.meaning in page.text
 
@@ -115,11 +117,13 @@ def test_text_of_the_run_is_escaped(tmp_path):
 
 
 def test_unfinished_run_says_what_is_missing(tmp_path):
-    run_folders.make(tmp_path, config={"arms": ["ce", "mixup", "kd", "mixkd", "dkd"], "seeds": 3})
+    run_folders.make(
+        tmp_path, config={"arms": ["ce", "mixup", "kd", "mixkd", "dkd"], "seeds": [0, 1, 2]}
+    )
     (tmp_path / "arms/kd/1/evaluation.json").unlink()
     shutil.rmtree(tmp_path / "arms" / "mixkd")
     (tmp_path / "teacher/evaluation.json").unlink()
-    folder = results.read(tmp_path)
+    folder = read(tmp_path)
     expected = ["teacher", "kd: seeds 1", "mixkd: seeds 0, 1, 2", "dkd: seeds 0, 1, 2"]
     assert report.missing(folder) == expected
     page = page_of(tmp_path)
@@ -130,14 +134,14 @@ def test_unfinished_run_says_what_is_missing(tmp_path):
 
 def test_what_the_files_show_begun_is_expected_without_a_config(tmp_path):
     run_folders.make(tmp_path, arms=("ce", "kd"), config={})
-    assert report.missing(results.read(tmp_path)) == []
+    assert report.missing(read(tmp_path)) == []
     (tmp_path / "arms/kd/2/evaluation.json").unlink()
-    assert report.missing(results.read(tmp_path)) == ["kd: seeds 2"]
+    assert report.missing(read(tmp_path)) == ["kd: seeds 2"]
 
 
-def test_seeds_may_be_listed(tmp_path):
+def test_seeds_that_the_config_names_are_expected(tmp_path):
     run_folders.make(tmp_path, arms=("ce",), config={"arms": ["ce"], "seeds": [0, 2, 7]})
-    assert report.missing(results.read(tmp_path)) == ["ce: seeds 7"]
+    assert report.missing(read(tmp_path)) == ["ce: seeds 7"]
 
 
 def test_teacher_only(tmp_path):

@@ -12,6 +12,7 @@ import markupsafe
 from matplotlib.figure import Figure
 
 from mixkd_jax.evaluation import figures, results
+from mixkd_jax.evaluation.run_folder import RunFolder, read, split_run
 
 ARM_MEANINGS = {
     "ce": "cross-entropy alone, on clean inputs: the baseline",
@@ -32,11 +33,11 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
       ValueError: one of its files cannot be parsed.
     """
     path = pathlib.Path(workdir) / "report.html"
-    results.write_atomically(path, render(results.read(workdir)))
+    results.write_atomically(path, render(read(workdir)))
     return path
 
 
-def render(folder: results.RunFolder) -> str:
+def render(folder: RunFolder) -> str:
     """The page as text."""
     summary = results.summarize(folder)
     source = importlib.resources.files("mixkd_jax.evaluation").joinpath("report.html.jinja")
@@ -51,6 +52,7 @@ def render(folder: results.RunFolder) -> str:
         metrics=[(m.heading, DIRECTIONS[m.better], m.meaning) for m in results.METRICS.values()],
         rows=_rows(summary),
         seeds_note=results.seeds_note(summary),
+        num_bins=max((len(e["bins"]["count"]) for e in folder.evaluations.values()), default=0),
         steps=sorted({e["step"] for run, e in folder.evaluations.items() if run != "teacher"}),
         arms=[(arm, ARM_MEANINGS.get(arm)) for arm in summary["arms"]],
         has_wins=bool(summary["wins"]),
@@ -59,16 +61,15 @@ def render(folder: results.RunFolder) -> str:
     )
 
 
-def missing(folder: results.RunFolder) -> list[str]:
+def missing(folder: RunFolder) -> list[str]:
     """What has not been evaluated yet: "teacher" or "kd: seeds 0, 1"; empty if the run is finished.
 
     Expected are the arms and seeds that the config names, and whatever the other files show begun.
     """
     config = folder.config.get("config", {})
-    runs = [results.split_run(run) for run in [*folder.evaluations, *folder.log, *folder.times]]
+    runs = [split_run(run) for run in [*folder.evaluations, *folder.log, *folder.times]]
     begun = [(arm, seed) for arm, seed in runs if arm]
     seeds = config.get("seeds", sorted({seed for _, seed in begun}))
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
     arms = config.get("arms", dict.fromkeys(arm for arm, _ in begun))
     lacking: dict[str, set[int]] = {}
     for arm, seed in [*((arm, seed) for arm in arms for seed in seeds), *begun]:
@@ -91,12 +92,12 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     return rows
 
 
-def _time(folder: results.RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _time(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds by part: a row for the teacher, for each arm, and the total."""
     parts = [part for part in summary["time"] if part != "total"]
     groups: dict[str, dict[str, float]] = {}
     for run, time in folder.times.items():
-        group = groups.setdefault(results.split_run(run)[0] or "teacher", dict.fromkeys(parts, 0.0))
+        group = groups.setdefault(split_run(run)[0] or "teacher", dict.fromkeys(parts, 0.0))
         for part, seconds in time.items():
             group[part] += seconds
     lines = {**groups, "total": summary["time"]}
@@ -105,9 +106,7 @@ def _time(folder: results.RunFolder, summary: Mapping[str, Any]) -> dict[str, An
     return {"parts": parts, "rows": list(zip(rows, sums, strict=True)) if groups else []}
 
 
-def _panels(
-    folder: results.RunFolder, summary: Mapping[str, Any]
-) -> dict[str, list[markupsafe.Markup]]:
+def _panels(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, list[markupsafe.Markup]]:
     """The figures of each section of the page, as `<svg>` elements; none where there is no data."""
     overview = [("ECE against accuracy", figures.accuracy_and_ece(summary))]
     sections = {
@@ -124,22 +123,22 @@ def _panels(
     }
 
 
-def _reliability(folder: results.RunFolder) -> list[tuple[str, Figure]]:
+def _reliability(folder: RunFolder) -> list[tuple[str, Figure]]:
     looks = {"teacher": {}, **figures.arm_styles(folder.arms())}
     evaluations: dict[str, list[dict[str, Any]]] = {}
     for run, evaluation in folder.evaluations.items():
-        evaluations.setdefault(results.split_run(run)[0] or "teacher", []).append(evaluation)
+        evaluations.setdefault(split_run(run)[0] or "teacher", []).append(evaluation)
     return [
         (f"reliability of {name}", figures.reliability(figures.merge_bins(runs), name, looks[name]))
         for name, runs in evaluations.items()
     ]
 
 
-def _training(folder: results.RunFolder) -> list[tuple[str, Figure]]:
+def _training(folder: RunFolder) -> list[tuple[str, Figure]]:
     """Loss and accuracy of all arms together, then of the teacher."""
     arms: dict[str, list[list[dict[str, Any]]]] = {}
     for run, log in folder.log.items():
-        arms.setdefault(results.split_run(run)[0] or "teacher", []).append(log)
+        arms.setdefault(split_run(run)[0] or "teacher", []).append(log)
     teacher = {"teacher": arms.pop("teacher", [])}
     panels = []
     for group, runs in (("arms", arms), ("teacher", teacher)):

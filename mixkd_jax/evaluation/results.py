@@ -1,22 +1,19 @@
-"""The numbers of one run folder: reading its files, statistics over seeds, the printed table.
-
-Reads `config.json`, `metrics.jsonl`, and `evaluation.json` and `time.json` of the teacher and of
-each `arms/<arm>/<seed>/`. A run counts in the statistics once it has an `evaluation.json`.
-"""
+"""The numbers of one run folder: statistics over seeds, the printed table, `results.json`."""
 
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import tabulate
 
+from mixkd_jax.evaluation.run_folder import RunFolder, read
+
 BASELINE = "ce"
-STANDARD_ARMS = (BASELINE, "mixup", "kd", "mixkd")
 TIME_PARTS = ("compile", "train", "evaluate", "checkpoint")
 MISSING = "-"
 
@@ -50,7 +47,7 @@ METRICS: Mapping[str, Metric] = {
         2,
         "lower",
         "Expected calibration error: the gap between confidence and accuracy, averaged over"
-        " 15 equal-width confidence bins weighted by their number of examples.",
+        " equal-width bins of confidence, weighted by their number of examples.",
     ),
     "overconfidence": Metric(
         "conf-acc %",
@@ -79,109 +76,6 @@ METRICS: Mapping[str, Metric] = {
         " predictions: KL(λ p_i + (1-λ) p_j ‖ p(x̃)), in nats.",
     ),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class RunFolder:
-    """The files of one run folder, read and ordered, not yet interpreted.
-
-    Attributes:
-      config: content of `config.json`.
-      evaluations: run ("teacher" or "arms/<arm>/<seed>") -> content of its `evaluation.json`.
-      times: run -> seconds by part.
-      log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step.
-      broken_lines: lines of `metrics.jsonl` left out because they are not JSON objects of a run
-        and a step; a killed run can leave one behind.
-    """
-
-    config: dict[str, Any]
-    evaluations: dict[str, dict[str, Any]]
-    times: dict[str, dict[str, float]]
-    log: dict[str, list[dict[str, Any]]]
-    broken_lines: int
-
-    def seeds(self, arm: str) -> list[int]:
-        """Evaluated seeds of `arm`, rising."""
-        return [seed for a, seed in map(split_run, self.evaluations) if a == arm]
-
-    def arms(self) -> list[str]:
-        """Arms with an evaluated seed, in the usual order."""
-        return list(dict.fromkeys(arm for arm, _ in map(split_run, self.evaluations) if arm))
-
-
-def split_run(run: str) -> tuple[str, int]:
-    """("mixkd", 0) of "arms/mixkd/0", and ("", 0) of "teacher"."""
-    if run == "teacher":
-        return "", 0
-    _, arm, seed = run.split("/")
-    return arm, int(seed)
-
-
-def read(workdir: str | os.PathLike[str]) -> RunFolder:
-    """Reads the files of a run folder.
-
-    Raises:
-      FileNotFoundError: there is no `config.json`, so `workdir` is not a run folder.
-      ValueError: a JSON file cannot be parsed; the message names it.
-    """
-    root = pathlib.Path(workdir)
-    if not (root / "config.json").is_file():
-        raise FileNotFoundError(f"workdir: expected a run folder with a config.json, got {root}")
-    folders = [root / "teacher", *root.glob("arms/*/*")]
-    runs = {folder.relative_to(root).as_posix(): folder for folder in folders}
-    runs = {run: folder for run, folder in runs.items() if run == "teacher" or _is_seed(folder)}
-    ordered = sorted(runs, key=_run_order)
-    log, broken_lines = _read_log(root / "metrics.jsonl")
-    return RunFolder(
-        config=_read_json(root / "config.json"),
-        evaluations=_read_each(ordered, runs, "evaluation.json"),
-        times=_read_each(ordered, runs, "time.json"),
-        log={run: log[run] for run in sorted(log, key=_run_order)},
-        broken_lines=broken_lines,
-    )
-
-
-def _is_seed(folder: pathlib.Path) -> bool:
-    return folder.name.isascii() and folder.name.isdigit()
-
-
-def _run_order(run: str) -> tuple[int, str, int]:
-    arm, seed = split_run(run)
-    known = ("", *STANDARD_ARMS)
-    return known.index(arm) if arm in known else len(known), arm, seed
-
-
-def _read_each(
-    runs: Iterable[str], folders: Mapping[str, pathlib.Path], name: str
-) -> dict[str, dict[str, Any]]:
-    paths = {run: folders[run] / name for run in runs}
-    return {run: _read_json(path) for run, path in paths.items() if path.is_file()}
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: expected JSON, got: {error}. Remove the file and run again to rewrite it."
-        ) from error
-
-
-def _read_log(path: pathlib.Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Records by run, and the number of lines that hold none."""
-    records: dict[str, dict[int, dict[str, Any]]] = {}
-    broken = 0
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    for line in filter(str.strip, text.split("\n")):
-        try:
-            record = json.loads(line)
-            run, step = record["run"], int(record["step"])
-            split_run(run)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            broken += 1
-            continue
-        records.setdefault(run, {})[step] = record
-    return {run: [by[step] for step in sorted(by)] for run, by in records.items()}, broken
 
 
 def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
