@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mixkd_jax import _checks
-from mixkd_jax.losses import _softmax
+from mixkd_jax.losses import _labels, _softmax
 
 __all__ = ["decoupled_kl"]
 
@@ -47,7 +47,7 @@ def decoupled_kl(
       >>> import jax.numpy as jnp
       >>> from mixkd_jax import losses
       >>> student, teacher = jnp.array([[1.0, 0.0, 0.0]]), jnp.array([[2.0, 1.0, 0.0]])
-      >>> print(losses.decoupled_kl(student, teacher, jnp.array([0])))
+      >>> print(losses.decoupled_kl(student, teacher, jnp.array([0])).round(4))
       [1.0188]
 
     Reference:
@@ -60,8 +60,9 @@ def decoupled_kl(
     _checks.number(target_weight, "target_weight", least=0)
     _checks.number(nontarget_weight, "nontarget_weight", least=0)
     student, teacher = student / temperature, teacher / temperature
-    own = _softmax.one_hot(labels, student.shape[-1])
-    target = _softmax.kl(_softmax.own_and_rest(student, own), _softmax.own_and_rest(teacher, own))
-    nontarget = _softmax.kl(jnp.where(own, -jnp.inf, student), jnp.where(own, -jnp.inf, teacher))
+    target = _labels.binary_kl(_labels.log_odds(student, labels), _labels.log_odds(teacher, labels))
+    nontarget = _softmax.kl(
+        _labels.put(student, labels, -jnp.inf), _labels.put(teacher, labels, -jnp.inf)
+    )
     loss = temperature**2 * (target_weight * target + nontarget_weight * nontarget)
-    return _softmax.nan_unless_label(loss, labels, student.shape[-1])
+    return _labels.nan_unless_label(loss, labels, student.shape[-1])

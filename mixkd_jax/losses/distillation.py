@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mixkd_jax import _checks
-from mixkd_jax.losses import _softmax
+from mixkd_jax.losses import _labels, _softmax
 
 __all__ = ["cross_entropy", "distillation_kl", "distillation_loss", "logit_standardization_kl"]
 
@@ -51,7 +51,7 @@ def distillation_kl(
       >>> from mixkd_jax import losses
       >>> student = jnp.array([[1.0, 2.0, 3.0]])
       >>> teacher = jnp.array([[3.0, 2.0, 1.0]])
-      >>> losses.distillation_kl(student, teacher, temperature=2.0).round(3).tolist()
+      >>> print(losses.distillation_kl(student, teacher, temperature=2.0).round(3))
       [1.281]
       >>> losses.distillation_kl(teacher, teacher, temperature="std").tolist()
       [0.0]
@@ -72,10 +72,11 @@ def distillation_kl(
             raise ValueError(
                 f'temperature: expected a number above 0 or "std", got {temperature!r}.'
             )
-        student = _softmax.standardize(student, epsilon=1e-8, ddof=0)
-        teacher = _softmax.standardize(teacher, epsilon=1e-8, ddof=0)
-        return _softmax.kl(student, teacher)
-    return _tempered_kl(student, teacher, temperature)
+        student = _softmax.standardize(student, 1e-8, 0)
+        teacher = _softmax.standardize(teacher, 1e-8, 0)
+        return _softmax.kl(student, teacher, 0.0)
+    _checks.number(temperature, "temperature", above=0)
+    return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
 
 
 def logit_standardization_kl(
@@ -115,14 +116,10 @@ def logit_standardization_kl(
     if ddof not in (0, 1):
         raise ValueError(f"ddof: expected 0 (population) or 1 (sample), got {ddof!r}.")
     # The mean in the z-score shifts a whole row, which no softmax sees.
-    student = _softmax.standardize(student, epsilon=1e-7, ddof=ddof)
-    teacher = _softmax.standardize(teacher, epsilon=1e-7, ddof=ddof)
-    return _tempered_kl(student, teacher, temperature)
-
-
-def _tempered_kl(student: jax.Array, teacher: jax.Array, temperature: Any) -> jax.Array:
+    student = _softmax.standardize(student, 1e-7, ddof)
+    teacher = _softmax.standardize(teacher, 1e-7, ddof)
     _checks.number(temperature, "temperature", above=0)
-    return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
+    return temperature**2 * _softmax.kl(student / temperature, teacher / temperature, 0.0)
 
 
 def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
@@ -150,9 +147,9 @@ def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
       >>> import jax.numpy as jnp
       >>> from mixkd_jax import losses
       >>> logits = jnp.array([[1.0, 2.0, 3.0]])
-      >>> losses.cross_entropy(logits, jnp.array([2])).round(4).tolist()
+      >>> print(losses.cross_entropy(logits, jnp.array([2])).round(4))
       [0.4076]
-      >>> losses.cross_entropy(logits, jnp.array([[0.0, 0.5, 0.5]])).round(4).tolist()
+      >>> print(losses.cross_entropy(logits, jnp.array([[0.0, 0.5, 0.5]])).round(4))
       [0.9076]
 
     Reference:
@@ -162,15 +159,11 @@ def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
     z = jnp.moveaxis(z, _checks.class_axis(z, axis, "logits"), -1)
     if jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
         labels = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
-        odds = _softmax.own_and_rest(z, _softmax.one_hot(labels, z.shape[-1]))
-        loss = jax.nn.softplus(odds[..., 1] - odds[..., 0])
-        return _softmax.nan_unless_label(loss, labels, z.shape[-1])
+        return _labels.nan_unless_label(_labels.index_loss(z, labels), labels, z.shape[-1])
     y = _checks.floating(labels, "labels")
     _checks.same_shape(jnp.asarray(logits), y, ("logits", "labels"))
     _checks.probabilities(labels, "labels", axis=axis)
-    y = jnp.moveaxis(y, axis, -1)
-    removed = (y == 0) & (z == -jnp.inf)
-    return -jnp.sum(y * jnp.where(removed, 0, _softmax.log_softmax(z)), -1)
+    return _labels.soft_loss(z, jnp.moveaxis(y, axis, -1))
 
 
 def distillation_loss(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mixkd_jax import _checks
-from mixkd_jax.losses import _softmax
+from mixkd_jax.losses import _labels, _softmax
 
 __all__ = ["masked_correlation_kl", "sample_confidence_kl"]
 
@@ -48,13 +48,11 @@ def sample_confidence_kl(
       "sample confidence distillation"; T² as in its code.
     """
     student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
-    classes = student.shape[-1]
-    guess = _softmax.one_hot(jnp.argmax(teacher, -1), classes)
-    loss = temperature**2 * _softmax.kl(
-        _softmax.own_and_rest(student / temperature, _softmax.one_hot(labels, classes)),
-        _softmax.own_and_rest(teacher / temperature, guess),
+    loss = temperature**2 * _labels.binary_kl(
+        _labels.log_odds(student / temperature, labels),
+        _labels.log_odds(teacher / temperature, jnp.argmax(teacher, -1)),
     )
-    return _softmax.nan_unless_label(loss, labels, classes)
+    return _labels.nan_unless_label(loss, labels, student.shape[-1])
 
 
 def masked_correlation_kl(
@@ -92,14 +90,12 @@ def masked_correlation_kl(
       "masked correlation distillation"; T² as in its code.
     """
     student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
-    own = _softmax.one_hot(labels, student.shape[-1])
-    label_logit = jnp.sum(jnp.where(own, teacher, 0), -1, keepdims=True)
-    below = teacher < jax.lax.stop_gradient(label_logit)
+    below = teacher < _labels.pick(teacher, labels)[..., None]
     loss = temperature**2 * _softmax.kl(
         jnp.where(below, student / temperature, -jnp.inf),
         jnp.where(below, teacher / temperature, -jnp.inf),
     )
-    return _softmax.nan_unless_label(loss, labels, student.shape[-1])
+    return _labels.nan_unless_label(loss, labels, student.shape[-1])
 
 
 def _prepare(

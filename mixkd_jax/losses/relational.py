@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from mixkd_jax import _checks
 
@@ -74,19 +76,43 @@ def relational_loss(
     return inter_weight * inter + intra_weight * intra
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _decorrelation(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """1 - ρ(x, y) as ½ |x̂ - ŷ|² of the unit vectors: no cancellation near ρ = 1."""
-    x, x_spread = _unit(x, axis)
-    y, y_spread = _unit(y, axis)
-    return jnp.where(x_spread & y_spread, jnp.sum((x - y) ** 2, axis) / 2, 1)
+    """1 - ρ(x, y), as ½ |x̂ - ŷ|² of the unit vectors: no cancellation near ρ = 1."""
+    return jnp.squeeze(_terms(x, y, axis)[0], axis)
+
+
+def _terms(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+    """Returns 1 - ρ, both unit vectors, and the inverse lengths (0 for no spread)."""
+    x, scale_x = _unit(x, axis)
+    y, scale_y = _unit(y, axis)
+    both = (scale_x > 0) & (scale_y > 0)
+    value = jnp.where(both, jnp.sum((x - y) ** 2, axis, keepdims=True) / 2, 1)
+    return value, x, y, jnp.where(both, scale_x, 0), jnp.where(both, scale_y, 0)
 
 
 def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Returns x centred and scaled to length 1, and whether it has any spread."""
-    # Scaled by its size first, or the squares of tiny probabilities underflow.
-    size = jax.lax.stop_gradient(jnp.max(x, axis, keepdims=True))
-    x = x / jnp.where(size > 0, size, 1)
-    x = x - jnp.mean(x, axis, keepdims=True)
+    """Returns positive x centred and scaled to length 1, and that scale."""
+    # Relative to the mean, or the squares of tiny probabilities underflow.
+    mean = jnp.mean(x, axis, keepdims=True)
+    inverse = 1 / jnp.where(mean > 0, mean, 1)
+    x = (x - mean) * inverse
     square = jnp.sum(x * x, axis, keepdims=True)
-    spread = square > 0
-    return x * jax.lax.rsqrt(jnp.where(spread, square, 1)), jnp.squeeze(spread, axis)
+    # Less spread than rounding leaves in a softmax is none.
+    spread = square > x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
+    scale = jnp.where(spread, jax.lax.rsqrt(jnp.where(spread, square, 1)), 0)
+    return x * scale, inverse * scale
+
+
+def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+    value, x, y, scale_x, scale_y = _terms(*primals, axis)
+    slope = jnp.zeros_like(value)
+    # -(ŷ - ρ x̂) / |x|, with ρ = 1 - value.
+    for own, other, scale, tangent in ((x, y, scale_x, tangents[0]), (y, x, scale_y, tangents[1])):
+        if not isinstance(tangent, SymbolicZero):
+            change = ((own - other) - value * own) * scale
+            slope += jnp.sum(change * tangent, axis, keepdims=True)
+    return jnp.squeeze(value, axis), jnp.squeeze(slope, axis)
+
+
+_decorrelation.defjvp(_decorrelation_jvp, symbolic_zeros=True)

@@ -1,0 +1,120 @@
+"""Softmax terms at a label: cross entropy, log odds, binary KL.
+
+As in `_softmax`, logits have classes on the last axis, -inf removes a class, and
+derivatives are written out. Labels are checked by the callers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from mixkd_jax.losses import _softmax
+
+
+def pick(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the entry of each row at its label, [...]."""
+    return jnp.take_along_axis(x, labels[..., None], -1)[..., 0]
+
+
+def put(x: jax.Array, labels: jax.Array, value: float) -> jax.Array:
+    """Returns `x` with the entry of each row at its label replaced."""
+    # On CPUs several times cheaper than a select against a one-hot mask.
+    return jnp.put_along_axis(x, labels[..., None], value, -1, inplace=False)
+
+
+def nan_unless_label(loss: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+    """Makes a label outside [0, num_classes) visible where it could not be refused."""
+    return jnp.where((labels >= 0) & (labels < num_classes), loss, jnp.nan)
+
+
+def _one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+    return labels[..., None] == jnp.arange(num_classes)
+
+
+@jax.custom_jvp
+def index_loss(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns -log softmax(x) at the label, relatively exact however close to 0."""
+    return _index_terms(x, labels)[0]
+
+
+def _index_terms(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the loss and its derivative, softmax(x) - one_hot(labels)."""
+    m = jnp.max(x, -1, keepdims=True)
+    m = jax.lax.stop_gradient(jnp.where(m == -jnp.inf, 0, m))
+    others = put(jnp.exp(x - m), labels, 0)
+    rest = jnp.sum(others, -1)
+    own = pick(x, labels) - m[..., 0]
+    total = rest + jnp.exp(own)
+    total = jnp.where(total == 0, 1, total)
+    loss = jnp.where(own == 0, jnp.log1p(rest), jnp.log(total) - own)
+    slope = others * (1 / total)[..., None]
+    slope = jnp.where(_one_hot(labels, x.shape[-1]), -(rest / total)[..., None], slope)
+    return loss, slope
+
+
+@index_loss.defjvp
+def _index_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    loss, slope = _index_terms(*primals)
+    return loss, jnp.sum(slope * tangents[0], -1)
+
+
+@jax.custom_jvp
+def soft_loss(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns -Σ_k y_k log softmax(x)_k."""
+    return _soft_terms(x, y)[0]
+
+
+def _soft_terms(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the loss, its derivatives in x and in y."""
+    e, total, m = _softmax.shift_exp(x)
+    log_total = jnp.log(total)
+    mass = jnp.sum(y, -1, keepdims=True)
+    loss = mass * log_total - jnp.sum(jnp.where(y == 0, 0, y * (x - m)), -1, keepdims=True)
+    in_y = jnp.where((y == 0) & (x == -jnp.inf), 0, log_total - (x - m))
+    return loss[..., 0], e * (mass / total) - y, in_y
+
+
+def _soft_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+    loss, in_x, in_y = _soft_terms(*primals)
+    slope = jnp.zeros_like(loss)
+    if not isinstance(tangents[0], SymbolicZero):
+        slope += jnp.sum(in_x * tangents[0], -1)
+    if not isinstance(tangents[1], SymbolicZero):
+        slope += jnp.sum(in_y * tangents[1], -1)
+    return loss, slope
+
+
+soft_loss.defjvp(_soft_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def log_odds(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the log odds of any other class against the label: log Σ_{k≠y} exp(x_k) - x_y."""
+    return _odds_terms(x, labels)[0]
+
+
+def _odds_terms(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the log odds and their derivative."""
+    others = put(x, labels, -jnp.inf)
+    e, total, m = _softmax.shift_exp(others)
+    some = jnp.max(others, -1) > -jnp.inf
+    rest = jnp.where(some, (jnp.log(total) + m)[..., 0], -jnp.inf)
+    slope = jnp.where(_one_hot(labels, x.shape[-1]), -1, e * (1 / total))
+    return rest - pick(x, labels), slope
+
+
+@log_odds.defjvp
+def _odds_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    odds, slope = _odds_terms(*primals)
+    return odds, jnp.sum(slope * tangents[0], -1)
+
+
+def binary_kl(student_odds: jax.Array, teacher_odds: jax.Array) -> jax.Array:
+    """Returns the KL between two binary distributions, each given by its log odds."""
+    student = jnp.stack([jnp.zeros_like(student_odds), student_odds], -1)
+    teacher = jnp.stack([jnp.zeros_like(teacher_odds), teacher_odds], -1)
+    return _softmax.kl(student, teacher)
