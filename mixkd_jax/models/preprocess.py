@@ -1,11 +1,15 @@
 """From pixels to the input of a model, as pure functions."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
-def standardize(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
+def standardize(
+    images: jax.Array, mean: ArrayLike | Sequence[float], std: ArrayLike | Sequence[float]
+) -> jax.Array:
     """Scales pixels to [0, 1], then standardises each channel: ``(images / 255 - mean) / std``.
 
     Args:
