@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mixkd_jax.evaluation import figures, results
 from mixkd_jax.evaluation.run_folder import RunFolder, read, split_run
+from mixkd_jax.files import write_text
 
 ARM_MEANINGS = {
     "ce": "cross-entropy alone, on clean inputs: the baseline",
@@ -33,7 +34,7 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
       ValueError: one of its files cannot be parsed.
     """
     path = pathlib.Path(workdir) / "report.html"
-    results.write_atomically(path, render(read(workdir)))
+    write_text(path, render(read(workdir)))
     return path
 
 

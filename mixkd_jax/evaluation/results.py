@@ -1,7 +1,6 @@
 """The numbers of one run folder: statistics over seeds, the printed table, `results.json`."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -12,6 +11,7 @@ import numpy as np
 import tabulate
 
 from mixkd_jax.evaluation.run_folder import RunFolder, read
+from mixkd_jax.files import write_json
 
 BASELINE = "ce"
 TIME_PARTS = ("compile", "train", "evaluate", "checkpoint")
@@ -267,13 +267,5 @@ def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
 def write(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Collects the results, writes `results.json` (atomically) and returns them."""
     results = collect(workdir)
-    text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(pathlib.Path(workdir) / "results.json", text)
+    write_json(pathlib.Path(workdir) / "results.json", results)
     return results
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes `text`, so that a reader or a killed process never leaves half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)

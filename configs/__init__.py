@@ -1,0 +1,1 @@
+"""Experiment configs, for `python run.py --config=configs/<name>.py`."""

@@ -1,0 +1,246 @@
+"""The job: train a teacher, distil students from it in every arm, evaluate, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from mixkd_jax import config, data, workdir
+from mixkd_jax.data.device import Examples
+from mixkd_jax.evaluation import evaluate, results
+from mixkd_jax.files import write_json
+from mixkd_jax.job import Job, Model, prepare, recipe
+from mixkd_jax.models.network import Variables
+from mixkd_jax.training import sharding
+from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.dispatch import Trainer, abstract_state, compile_trainer
+from mixkd_jax.training.loop import Run, train
+from mixkd_jax.training.progress import Clock
+
+Evaluator = Callable[[Variables], evaluate.Evaluation]
+
+
+class Measures(NamedTuple):
+    """A model's evaluations on the test images and on the validation images, if any."""
+
+    test: Evaluator
+    validation: Evaluator | None
+
+
+def run(
+    values: Mapping[str, Any],
+    folder: str | epath.Path,
+    *,
+    mode: str = "train",
+    dataset: data.Dataset | None = None,
+    stop: Callable[[int], bool] = lambda step: False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Runs a whole job, or what is left of it, and returns its results.
+
+    Args:
+      values: the config, with the fields of configs/default.py.
+      folder: of this run; one that holds an unfinished run of the same config is continued.
+      mode: "train", or "evaluate" to measure the newest checkpoints that are there.
+      dataset: used instead of loading the config's.
+      stop: whether to save and stop after a step; `preemption.StopRequest()` listens to SIGTERM.
+      command: what the user typed, for the report.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      config.ConfigError: for a wrong config or folder, before anything is compiled.
+      data.DataError: if the data set can't be loaded.
+      training.loop.Diverged, training.preemption.Stopped: see there; run again to continue.
+    """
+    settings = config.parse(values)
+    folder = epath.Path(folder).expanduser().absolute()
+    workdir.check(folder, values)
+    job = prepare(settings, values, folder, dataset, stop)
+    if jax.process_index() == 0:
+        workdir.claim(folder, values, command)
+    sharding.barrier("claimed")
+    if mode == "train":
+        teacher_variables = run_teacher(job)
+        for arm in settings.arms:
+            run_arm(job, arm, teacher_variables)
+    else:
+        evaluate_all(job)
+    return report(folder)
+
+
+def run_teacher(job: Job) -> Variables:
+    """Trains and evaluates the teacher, or what is left of it, and returns its variables."""
+    model = job.teacher
+    if not _is_done(job, "teacher", model):
+        clock = _clock(job, "teacher")
+        trainer = _compile(job, model, "ce", None, clock)
+        measures = _evaluators(job, model, clock)
+        _run_model(job, "teacher", 0, model, trainer, measures, clock)
+    with _checkpoints(job, "teacher") as checkpoints:
+        return checkpoints.restore(
+            abstract_state(recipe(job, model, "ce"), model.examples)
+        ).variables
+
+
+def run_arm(job: Job, arm: str, teacher_variables: Variables) -> None:
+    """Trains and evaluates an arm's students, one for each seed; all share one compiled step."""
+    model = job.student
+    left = [seed for seed in job.settings.seeds if not _is_done(job, _name(arm, seed), model)]
+    if not left:
+        return
+    first = _clock(job, _name(arm, left[0]))
+    trainer = _compile(job, model, arm, teacher_variables, first)
+    measures = _evaluators(job, model, first)
+    for seed in left:
+        name = _name(arm, seed)
+        clock = first if seed == left[0] else _clock(job, name)
+        _run_model(job, name, 1 + seed, model, trainer, measures, clock)
+
+
+def evaluate_all(job: Job) -> None:
+    """Evaluates the newest checkpoint of every model that has one."""
+    _evaluate_newest(job, ["teacher"], job.teacher)
+    for arm in job.settings.arms:
+        _evaluate_newest(job, [_name(arm, seed) for seed in job.settings.seeds], job.student, arm)
+
+
+def report(folder: epath.Path) -> dict[str, Any]:
+    """Writes `results.json` and `report.html` from what is in a run's folder."""
+    from mixkd_jax.evaluation import report  # loads matplotlib
+
+    if jax.process_index() == 0:
+        results.write(folder)
+        report.write(folder)
+    sharding.barrier("reported")
+    return results.collect(folder)
+
+
+def _name(arm: str, seed: int) -> str:
+    return f"arms/{arm}/{seed}"
+
+
+def _names(settings: config.Experiment) -> list[str]:
+    """Returns the names of all models of a job but the teacher's."""
+    return [_name(arm, seed) for arm in settings.arms for seed in settings.seeds]
+
+
+def _evaluated_step(folder: epath.Path) -> int | None:
+    """Returns the step at which the model in a folder was evaluated."""
+    file = folder / "evaluation.json"
+    return json.loads(file.read_text())["step"] if file.exists() else None
+
+
+def _is_done(job: Job, name: str, model: Model) -> bool:
+    """Whether a model was evaluated after its last step."""
+    return sharding.agreed(_evaluated_step(job.folder / name) == model.steps.total)
+
+
+def _key(job: Job, number: int) -> jax.Array:
+    """Returns a key on every device: 0 is the teacher's, 1 + seed a student's."""
+    key = jax.random.fold_in(jax.random.key(job.settings.seed), number)
+    return jax.device_put(key, sharding.replicated(job.mesh))
+
+
+def _clock(job: Job, name: str) -> Clock:
+    return Clock(job.folder / name / "time.json")
+
+
+def _checkpoints(job: Job, name: str) -> Checkpoints:
+    return Checkpoints(
+        job.folder / name, keep=job.settings.checkpoint.keep, config=workdir.plain(job.values)
+    )
+
+
+def _compile(
+    job: Job, model: Model, arm: str, teacher_variables: Variables | None, clock: Clock
+) -> Trainer:
+    """Compiles the training step of an arm."""
+    how = recipe(job, model, arm)
+    with clock.measure("compile"):
+        return compile_trainer(
+            how,
+            model.examples,
+            teacher_variables if how.teacher else None,
+            steps_per_dispatch=job.settings.log.steps_per_dispatch,
+        )
+
+
+def _evaluators(job: Job, model: Model, clock: Clock) -> Measures:
+    """Compiles the evaluation of a model on the test and on the validation images."""
+    variables = abstract_state(recipe(job, model, "ce"), model.examples).variables
+    settings = job.settings.evaluation
+
+    def compiled(examples: Examples) -> Evaluator:
+        return evaluate.create_evaluator(
+            model.network,
+            variables,
+            examples,
+            mesh=job.mesh,
+            batch_size=settings.batch_size,
+            num_bins=settings.num_bins,
+            key=_key(job, 2**32 - 1),
+        )
+
+    with clock.measure("compile"):
+        validation = None if job.validation is None else compiled(job.validation)
+        return Measures(compiled(job.test), validation)
+
+
+def _run_model(
+    job: Job,
+    name: str,
+    number: int,
+    model: Model,
+    trainer: Trainer,
+    measures: Measures,
+    clock: Clock,
+) -> None:
+    """Trains one model to its end and evaluates it."""
+    validation = measures.validation
+    with _checkpoints(job, name) as checkpoints:
+        run = Run(
+            name=name,
+            key=_key(job, number),
+            steps=model.steps,
+            schedule=model.schedule,
+            checkpoints=checkpoints,
+            clock=clock,
+            validate=validation and (lambda variables: validation(variables).metrics),
+        )
+        state = train(run, trainer, job.around)
+    _write_evaluation(job, name, model.steps.total, state.variables, measures.test, clock)
+
+
+def _evaluate_newest(job: Job, names: list[str], model: Model, arm: str = "ce") -> None:
+    """Evaluates the newest checkpoint of each of `names`, which are trained alike."""
+    evaluator = None
+    for name in names:
+        with _checkpoints(job, name) as checkpoints:
+            step = checkpoints.latest()
+            if step is None:
+                job.around.progress.say(f"{name}: has no checkpoint yet")
+                continue
+            state = checkpoints.restore(abstract_state(recipe(job, model, arm), model.examples))
+        clock = _clock(job, name)
+        evaluator = evaluator or _evaluators(job, model, clock).test
+        _write_evaluation(job, name, step, state.variables, evaluator, clock)
+
+
+def _write_evaluation(
+    job: Job, name: str, step: int, variables: Variables, evaluator: Evaluator, clock: Clock
+) -> None:
+    with clock.measure("evaluate"):
+        evaluation = evaluator(variables)
+    if jax.process_index() == 0:
+        write_json(
+            job.folder / name / "evaluation.json",
+            {"step": step, **dataclasses.asdict(evaluation)},
+        )
+    clock.save()

@@ -1,0 +1,61 @@
+"""A model together with its preprocessing: from mixed pixels to logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mixkd_jax.models.preprocess import standardize
+
+Variables = Mapping[str, Any]  # {"params": ..., "batch_stats": ...}, as Flax Linen has them
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A classifier of pixels: what a teacher or a student is, without its variables.
+
+    Attributes:
+      module: a Linen module with `apply(variables, images, train=False) -> logits`.
+      mean: per channel, subtracted from pixels in [0, 1].
+      std: per channel, divides the difference.
+    """
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
+        """Returns new variables for images [H, W, C]."""
+        return self.module.init(key, self.preprocess(jnp.zeros((1, *image_shape))), train=False)
+
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """Returns what the module sees of pixels in [0, 255]."""
+        return standardize(images, self.mean, self.std)
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Returns f32[B, C] for pixels [B, H, W, C] in [0, 255], in evaluation mode."""
+        return self.module.apply(variables, self.preprocess(images), train=False)  # pyright: ignore[reportReturnType]
+
+    def train_logits(
+        self, variables: Variables, images: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Returns (logits f32[B, C], new batch statistics), in training mode.
+
+        Args:
+          variables: as `init` returns them.
+          images: [B, H, W, C] in [0, 255].
+          key: for dropout.
+        """
+        logits, changed = self.module.apply(
+            variables,
+            self.preprocess(images),
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return logits, changed.get("batch_stats", {})  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]

@@ -1,0 +1,1 @@
+"""Training of one model: state, step, loop, checkpoints and sharding."""

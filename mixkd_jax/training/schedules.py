@@ -1,0 +1,84 @@
+"""Learning rates as functions of the step, put together from optax schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optax
+
+from mixkd_jax.config import ConfigError, Duration, Schedule, choose
+
+Steps = Callable[[Duration], int]  # a duration's number of steps
+
+
+def constant(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
+    """The peak throughout."""
+    del steps, total
+    return optax.constant_schedule(config.learning_rate)
+
+
+def cosine(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
+    """Half a cosine from the peak to `end` (Loshchilov and Hutter, arXiv:1608.03983, eq. 5)."""
+    length = total - steps(config.warmup)
+    return optax.cosine_decay_schedule(
+        config.learning_rate, max(length, 1), alpha=config.end / config.learning_rate
+    )
+
+
+def multistep(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
+    """The peak, multiplied by `factor` at each milestone (counted from step 0)."""
+    del total
+    warmup = steps(config.warmup)
+    return optax.piecewise_constant_schedule(
+        config.learning_rate,
+        {steps(milestone) - warmup: config.factor for milestone in config.milestones},
+    )
+
+
+def table(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
+    """Pieces one after the other, each from the last one's end; then constant."""
+    del total
+    rate, start = config.learning_rate, 0
+    pieces, ends = [], []
+    for piece in config.pieces:
+        length = steps(piece.end) - start
+        if length < 1:
+            raise ConfigError(
+                "config.*.schedule.pieces: expected every piece to end after the one before it, "
+                f"got one that ends at step {start + length} after step {start}"
+            )
+        if piece.shape == "linear":
+            pieces.append(optax.linear_schedule(rate, piece.learning_rate, length))
+        else:
+            alpha = piece.learning_rate / rate
+            pieces.append(optax.cosine_decay_schedule(rate, length, alpha=alpha))
+        rate, start = piece.learning_rate, start + length
+        ends.append(start)
+    return optax.join_schedules([*pieces, optax.constant_schedule(rate)], ends)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "multistep": multistep, "table": table}
+
+
+def create_schedule(config: Schedule, *, num_examples: int, batch_size: int, total: int):
+    """Returns the learning rate as a function of the step.
+
+    Args:
+      config: what it looks like.
+      num_examples: in an epoch.
+      batch_size: of a step.
+      total: steps of the whole training.
+    """
+
+    def steps(duration: Duration) -> int:
+        return duration.steps(num_examples=num_examples, batch_size=batch_size)
+
+    schedule = choose("config.*.schedule.name", config.name, SCHEDULES)(config, steps, total)
+    warmup = 0 if config.name == "table" else steps(config.warmup)
+    if warmup:
+        rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+    if not config.once_per_epoch:
+        return schedule
+    per_epoch = num_examples // batch_size
+    return lambda step: schedule(step // per_epoch * per_epoch)

@@ -1,0 +1,52 @@
+"""Where arrays lie: batches split over the devices of a "data" mesh, all else on each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mixkd_jax.config import ConfigError
+
+
+def data_mesh(devices: Any = None) -> Mesh:
+    """Returns a mesh with one axis, "data", over `devices` (default: all, of every process)."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def over_data(mesh: Mesh, tree: Any) -> Any:
+    """Inside a jit: splits the leading axis of every array over the mesh."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P("data")))
+
+
+def check_divisible(path: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError, naming the field at `path`, if the devices can't share a batch."""
+    if batch_size % mesh.size:
+        below = batch_size // mesh.size * mesh.size
+        nearest = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
+        raise ConfigError(
+            f"{path}: expected a multiple of the {mesh.size} devices, got {batch_size}; "
+            f"try {nearest}"
+        )
+
+
+def agreed(value: bool) -> bool:
+    """Returns what process 0 says, so that all processes do the same."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

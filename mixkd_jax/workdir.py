@@ -1,0 +1,100 @@
+"""The folder of one run: whose it is, and where everything in it lies."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+import mixkd_jax
+from mixkd_jax.config import ConfigError
+from mixkd_jax.files import write_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
+    """Makes sure that a run of a config may write to a folder; writes nothing.
+
+    Raises:
+      ConfigError: if the folder holds a run of another config or something else, or can't be
+        written to.
+    """
+    config = workdir / "config.json"
+    if config.exists():
+        _check_same(workdir, json.loads(config.read_text())["config"], plain(values))
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError(
+            f"--workdir: expected a new or empty folder or that of an earlier run, got {workdir}, "
+            "which holds something else"
+        )
+    if "://" in os.fspath(workdir):
+        return  # A bucket says no only when it is written to.
+    parent = next(path for path in (workdir, *workdir.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"--workdir: expected a folder that can be written to, got {workdir}")
+
+
+def claim(workdir: epath.Path, values: Mapping[str, Any], command: str) -> None:
+    """Creates the folder and its `config.json`; leaves those of an earlier run as they are."""
+    if (workdir / "config.json").exists():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    about = {
+        "config": plain(values),
+        "versions": {"python": platform.python_version(), "mixkd-jax": mixkd_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()],
+        "git_commit": _git_commit(),
+        "command": command,
+    }
+    write_json(workdir / "config.json", about)
+
+
+def _check_same(workdir: epath.Path, old: Any, new: Any) -> None:
+    old, new = dict(_leaves(old)), dict(_leaves(new))
+    differ = [
+        f"{name} is {json.dumps(old.get(name))} there and {json.dumps(new.get(name))} here"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    if differ:
+        raise ConfigError(
+            f"--workdir: {workdir} holds a run of another config: {'; '.join(differ)}. "
+            "Name another folder, or the same config"
+        )
+
+
+def _leaves(values: Any, path: str = "config") -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        yield path, values
+        return
+    for name, value in values.items():
+        yield from _leaves(value, f"{path}.{name}")
+
+
+def plain(values: Mapping[str, Any]) -> Any:
+    """Returns a config as JSON would give it back."""
+    to_dict = getattr(values, "to_dict", lambda: dict(values))
+    return json.loads(json.dumps(to_dict()))
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of this package's checkout, "+changes" if it was changed since."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            cwd=os.path.dirname(__file__),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed without its repository, or no git

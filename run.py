@@ -1,0 +1,51 @@
+"""Trains a teacher, distils students from it on mixed inputs, evaluates and reports.
+
+    python run.py --config=configs/digits.py
+
+Every field of a config is described in configs/default.py and can be set here, as in
+--config.student.batch_size=128. The same command with the --workdir of a run that was stopped
+continues it; of a finished one, it writes the report again.
+"""
+
+import datetime
+import shlex
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from mixkd_jax import cli, experiment
+from mixkd_jax.evaluation import results
+from mixkd_jax.training.preemption import StopRequest
+
+config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.")
+flags.DEFINE_string("workdir", None, "Folder of this run. Default: a new one under runs/.")
+flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"], "evaluate: measure the newest checkpoints there are."
+)
+flags.DEFINE_bool(
+    "distributed", False, "One process of many, on a TPU pod slice, Slurm or Open MPI."
+)
+
+
+def main(_: list[str]) -> None:
+    """Runs the job that the flags describe, and prints its table."""
+    options = flags.FLAGS
+    if options.distributed:
+        jax.distributed.initialize()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = options.workdir or f"runs/{now}"
+    found = experiment.run(
+        options.config,
+        workdir,
+        mode=options.mode,
+        stop=StopRequest(),
+        command=shlex.join(["python", *sys.argv]),
+    )
+    if jax.process_index() == 0:
+        print(f"\n{results.table(found)}\n\nreport: {workdir}/report.html")
+
+
+if __name__ == "__main__":
+    app.run(cli.without_traceback(main), flags_parser=cli.parse_flags)
