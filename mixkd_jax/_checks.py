@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # How far a row of probabilities may be from summing to 1. Rounding a row to
 # the dtype moves its sum by at most one unit in the last place.
@@ -23,7 +24,7 @@ _SUM_TOLERANCE = {"bfloat16": 2e-2, "float16": 5e-3}
 def visible(*values: Any) -> bool:
     """Whether the values can be read here: neither traced nor on another host."""
     return not any(
-        isinstance(v, jax.core.Tracer) or (isinstance(v, jax.Array) and not v.is_fully_addressable)
+        isinstance(v, Tracer) or (isinstance(v, jax.Array) and not v.is_fully_addressable)
         for v in values
     )
 
@@ -107,24 +108,43 @@ def number(
         raise ValueError(f"{name}: expected a finite number {' and '.join(parts)}, got {v:g}.")
 
 
-def class_labels(labels: Any, shape: Sequence[int], num_classes: int) -> jax.Array:
+def positive_int(value: Any, name: str) -> None:
+    """Refuses anything but a Python int (or NumPy's) of at least 1: it is a shape."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(
+            f"{name}: expected a Python int of at least 1 (it sets a shape), got {value!r}."
+        )
+
+
+def weights(values: Any, name: str) -> None:
+    """Refuses concrete values outside [0, 1]."""
+    if visible(values) and np.size(values):
+        array = np.asarray(values)
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{name}: expected values from 0 to 1, got {low:g} to {high:g}.")
+
+
+def class_labels(
+    labels: Any, shape: Sequence[int], num_classes: int, name: str = "labels"
+) -> jax.Array:
     """Returns integer labels of the given shape with values in [0, num_classes)."""
     array = jnp.asarray(labels)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"labels: expected integer class indices, got dtype {array.dtype}; "
+            f"{name}: expected integer class indices, got dtype {array.dtype}; "
             "take argmax of one-hot or mixed labels first."
         )
     if array.shape != tuple(shape):
         raise ValueError(
-            f"labels: expected shape {tuple(shape)}, one index per example, got {array.shape}."
+            f"{name}: expected shape {tuple(shape)}, one index per example, got {array.shape}."
         )
     if visible(labels) and array.size:
         values = np.asarray(labels)
         low, high = values.min(), values.max()
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels: expected indices from 0 to {num_classes - 1}, got {low} to {high}; "
+                f"{name}: expected indices from 0 to {num_classes - 1}, got {low} to {high}; "
                 "check the number of classes, or mask examples without a label."
             )
     return array

@@ -68,8 +68,7 @@ def sample_mixup(
     """
     _checks.number(alpha, "alpha", least=0)
     _checks.number(partial, "partial", least=0, most=1)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: expected an int of at least 1, got {batch_size!r}.")
+    _checks.positive_int(batch_size, "batch_size")
     lam_key, mixed_key, partner_key = jax.random.split(key, 3)
     shape = (batch_size,) if per_example else (1,)
     alpha = jnp.asarray(alpha, jnp.float32)
@@ -93,7 +92,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
       and bools become float32. Where lam is 1 the result is `x_i` exactly.
 
     Raises:
-      ValueError: If the shapes do not fit.
+      ValueError: If the shapes do not fit, or a visible weight is not from 0 to 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,6 +111,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
             f"lam: expected the leading axes of x, whose shape is {x_i.shape}, got shape "
             f"{lam.shape}; a plan fits only batches of its own size."
         )
+    _checks.weights(lam, "lam")
     given = jnp.promote_types(x_i.dtype, x_j.dtype)
     out = given if jnp.issubdtype(given, jnp.floating) else jnp.float32
     compute = jnp.promote_types(out, jnp.float32)

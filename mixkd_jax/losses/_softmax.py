@@ -46,22 +46,22 @@ def kl(student: jax.Array, teacher: jax.Array, largest: float | None = None) -> 
 
 
 def _kl_terms(student: jax.Array, teacher: jax.Array, largest: float | None) -> Any:
-    """Returns the KL, both softmaxes, and log p_s - log p_t where p_t > 0, else 0."""
+    """Returns the KL, both softmaxes, and log p_s - log p_t (0 where p_t is 0)."""
     e_s, sum_s, m_s = shift_exp(student, largest)
     e_t, sum_t, m_t = shift_exp(teacher, largest)
     p_s, p_t = e_s * (1 / sum_s), e_t * (1 / sum_t)
     shift = (m_s - m_t) + (jnp.log(sum_s) - jnp.log(sum_t))
-    d = jnp.where(p_t > 0, (student - teacher) - shift, 0)
+    d = jnp.where(p_t == 0, 0, (student - teacher) - shift)
     # Σ (p_s - p_t - p_t d) equals -Σ p_t d, but every term is at least 0 and
     # the rounding of `shift` drops out to first order. For small d the terms
     # themselves cancel, so p_t (exp(d) - 1 - d) is taken from its series.
     series = d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
     terms = jnp.where(jnp.abs(d) < 0.2, p_t * series, p_s - p_t - p_t * d)
-    return jnp.sum(jnp.where(p_t > 0, terms, p_s), -1), p_s, p_t, d
+    return jnp.sum(jnp.where(p_t == 0, p_s, terms), -1), p_s, p_t, d
 
 
 def _kl_jvp(largest: float | None, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    value, p_s, p_t, d = _kl_terms(*primals, largest)
+    value, p_s, p_t, d = _kl_terms(primals[0], primals[1], largest)
     student, teacher = tangents
     slope = jnp.zeros_like(value)
     if not isinstance(student, SymbolicZero):
@@ -86,26 +86,30 @@ def standardize(x: jax.Array, epsilon: float, ddof: int) -> jax.Array:
 
 
 def _standardize_terms(x: jax.Array, epsilon: float, ddof: int) -> tuple[jax.Array, ...]:
-    """Returns the result, 1 / (deviation + epsilon), and d deviation / dx."""
-    kept = x > -jnp.inf
+    """Returns the result, its scale, the centred row, and d deviation / d that row."""
+    kept = x != -jnp.inf
     top = jnp.max(x, -1, keepdims=True)
-    x = x - jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
+    x = jnp.where(kept, x - jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top)), 0)
     count = jnp.sum(kept, -1, keepdims=True, dtype=x.dtype)
-    mean = jnp.sum(jnp.where(kept, x, 0), -1, keepdims=True) / jnp.maximum(count, 1)
+    mean = jnp.sum(x, -1, keepdims=True) / jnp.maximum(count, 1)
     centred = jnp.where(kept, x - mean, 0)
     degrees = jnp.maximum(count - ddof, 1)
     variance = jnp.sum(centred * centred, -1, keepdims=True) / degrees
     # The deviation of a constant row is a minimum of 0 with a kink: slope 0.
-    spread = variance > 0
+    spread = variance != 0
     deviation = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
     scale = 1 / (deviation + epsilon)
-    return x * scale, scale, centred * (1 / (degrees * jnp.where(spread, deviation, 1)))
+    return (
+        jnp.where(kept, x * scale, -jnp.inf),
+        scale,
+        centred,
+        1 / (degrees * jnp.where(spread, deviation, 1)),
+    )
 
 
 @standardize.defjvp
 def _standardize_jvp(epsilon: float, ddof: int, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    value, scale, slope = _standardize_terms(x, epsilon, ddof)
-    change = jnp.sum(slope * dx, -1, keepdims=True)
-    shifted = jnp.where(x > -jnp.inf, value, 0)
-    return value, dx * scale - shifted * scale * change
+    value, scale, centred, slope = _standardize_terms(x, epsilon, ddof)
+    change = slope * jnp.sum(centred * dx, -1, keepdims=True)
+    return value, dx * scale - centred * (scale**2 * change)

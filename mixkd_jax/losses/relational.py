@@ -86,7 +86,7 @@ def _terms(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
     """Returns 1 - ρ, both unit vectors, and the inverse lengths (0 for no spread)."""
     x, scale_x = _unit(x, axis)
     y, scale_y = _unit(y, axis)
-    both = (scale_x > 0) & (scale_y > 0)
+    both = (scale_x != 0) & (scale_y != 0)
     value = jnp.where(both, jnp.sum((x - y) ** 2, axis, keepdims=True) / 2, 1)
     return value, x, y, jnp.where(both, scale_x, 0), jnp.where(both, scale_y, 0)
 
@@ -99,8 +99,8 @@ def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     x = (x - mean) * inverse
     square = jnp.sum(x * x, axis, keepdims=True)
     # Less spread than rounding leaves in a softmax is none.
-    spread = square > x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
-    scale = jnp.where(spread, jax.lax.rsqrt(jnp.where(spread, square, 1)), 0)
+    flat = square <= x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
+    scale = jnp.where(flat, 0, jax.lax.rsqrt(jnp.where(flat, 1, square)))
     return x * scale, inverse * scale
 
 
