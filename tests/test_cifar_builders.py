@@ -146,7 +146,8 @@ def test_no_network_gives_one_message(use_url, tmp_path, monkeypatch):
     assert caught.value.__suppress_context__
 
 
-def test_preparing_and_reading_need_no_tensorflow(server, tmp_path):
+def test_preparing_and_reading_need_no_tensorflow(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     url, _ = server["cifar10"]
     script = f"""
 import sys

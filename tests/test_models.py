@@ -1,6 +1,7 @@
 import functools
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mixkd_jax.models import create_model, layers, model_names, standardize
 from mixkd_jax.models.cnn import PatchConv
+from mixkd_jax.models.wrn import PreActivationBlock
 
 SMALL = ("cnn", "resnet8", "wrn-16-1")  # one a family
 X4 = (32, 64, 128, 256)
 CIFAR = (16, 16, 32, 64)
 
 
+@functools.cache
 def _shapes(name, classes, channels=3):
     """Returns the shapes of a model's variables without computing anything."""
     model = create_model(name, num_classes=classes)
@@ -221,12 +224,16 @@ def test_strided_convolutions_pad_both_sides():
 
 
 def test_dropout_needs_a_key_only_when_it_trains():
-    model, variables, images = _initialised("wrn-16-1", dropout=0.5)
-    jax.eval_shape(model.apply, variables, images)  # needs no key
-    train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
-    first, _ = train(variables, images, rngs={"dropout": jax.random.key(0)})
-    second, _ = train(variables, images, rngs={"dropout": jax.random.key(1)})
+    model: Any = create_model("wrn-16-1", num_classes=2, dropout=0.5)
+    assert model.dropout == 0.5
+    block = PreActivationBlock(filters=4, stride=1, dropout=0.5, dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
+    variables = block.init(jax.random.key(1), x, False)
+    train = functools.partial(_apply, block, variables, x, True, mutable=["batch_stats"])
+    first, second = (train(rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 1))
     assert not np.array_equal(first, second)
+    with pytest.raises(flax.errors.InvalidRngError):
+        train()
 
 
 def test_width_is_an_option_of_the_cnn():
