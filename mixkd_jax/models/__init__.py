@@ -10,6 +10,7 @@ A new family is a module file here and its entries in ``_MODELS``.
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,12 +18,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mixkd_jax.models import imagenet
 from mixkd_jax.models.cnn import CNN
+from mixkd_jax.models.imagenet import pixel_statistics
 from mixkd_jax.models.preprocess import standardize
 from mixkd_jax.models.resnet import ResNet
 from mixkd_jax.models.wrn import WideResNet
 
-__all__ = ["create_model", "model_names", "standardize"]
+__all__ = ["create_model", "model_names", "pixel_statistics", "standardize"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,10 @@ _MODELS: dict[str, _Entry] = {
         f"wrn-{d}-{k}": _Entry(WideResNet, {"depth": d, "factor": k}, options=("dropout",))
         for d, k in ((16, 1), (16, 2), (40, 1), (40, 2), (28, 10))
     },
+    **{
+        name: _Entry(functools.partial(imagenet.create, name), {}, ("head", "train_backbone"))
+        for name in imagenet.NAMES
+    },
 }
 
 
@@ -62,7 +69,10 @@ def create_model(
         num_classes: Number of logits.
         dtype: Of the computation, such as ``"bfloat16"``; parameters, BatchNorm statistics and
             logits are float32.
-        **options: Of the family: ``width`` of ``cnn``, ``dropout`` of ``wrn-*``.
+        **options: Of the family: ``width`` of ``cnn``, ``dropout`` of ``wrn-*``; ``head`` of the
+            paper's models (``"student"``, ``"teacher"`` or ``"imagenet"``, by default the one that
+            the paper gives it) and ``train_backbone`` (False: training freezes the backbone, see
+            `mixkd_jax.models.heads.Classifier`).
 
     Returns:
         The Linen module.
