@@ -38,9 +38,10 @@ def data() -> ConfigDict:
     data.student_examples = -1
     data.validation_examples = 0  # held out of the training images, watched while training
     data.test_examples = -1  # the first ones of the test split; -1 takes all
-    # Gaussian noise on the student's training images, added once: its standard deviation as a
-    # fraction of the pixels' range.
-    data.student_noise = 0.0
+    # Gaussian noise, added once to what the student learns from and is measured on (its training
+    # images, the validation and the test images), not to what the teacher learns from: its
+    # standard deviation as a fraction of the pixels' range.
+    data.noise = 0.0
     data.crop_padding = 0  # pixels of zeros on every side before a random crop; 0: no crop
     data.flip = False  # mirror half of the images, left to right
     # What every model subtracts from and divides pixels in [0, 1] by: a number per channel.

@@ -2,10 +2,11 @@
 
     python run.py --config=configs/digits.py
 
-What is to be seen here: the teacher learns from 1,000 clean images, the students from 200 of
-them under strong noise, so that they are short of both data and certainty. That is where a
-teacher's answers, and inputs between the given ones, are worth most. All are tested on the
-same 497 clean images, which nothing was chosen by.
+What is to be seen here: the students must work on noisy images and have 200 of them to learn
+from; the teacher learned from 1,000 clean ones. A student alone becomes too sure of too little.
+Being short of data and certainty is where a teacher's answers are worth most, and inputs between
+the given ones give it more to answer. All models are measured on the same 497 noisy images,
+which nothing was chosen by.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.name = "digits"
     config.data.teacher_examples = 1000
     config.data.student_examples = 200
-    config.data.student_noise = 0.3
+    config.data.noise = 0.3
     config.data.mean = (0.3,)
     config.data.std = (0.38,)
     for training, batch_size, duration in (

@@ -106,7 +106,7 @@ class Data:
     student_examples: int = _count()
     validation_examples: int = _integer(0)
     test_examples: int = _count()
-    student_noise: float = _number(largest=1)
+    noise: float = _number(largest=1)
     crop_padding: int = _integer(0)
     flip: bool = _field("True or False")
     mean: tuple[float, ...] = _field("a tuple of numbers, one per channel", bool)

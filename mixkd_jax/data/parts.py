@@ -38,37 +38,33 @@ def split_parts(dataset: Dataset, config: Data, seed: int) -> Parts:
         )
 
     def first(field: str, count: int) -> Split:
-        count = _count(
-            f"config.data.{field}", count, available, f"training images of {dataset.name}"
-        )
+        count = _count(field, count, available, f"training images of {dataset.name}")
         return dataset.train.subset(order[:count])
 
+    held_out = dataset.train.subset(order[available:])
     tests = _count(
-        "config.data.test_examples",
-        config.test_examples,
-        len(dataset.test),
-        f"test images of {dataset.name}",
+        "test_examples", config.test_examples, len(dataset.test), f"test images of {dataset.name}"
     )
     return Parts(
         teacher=first("teacher_examples", config.teacher_examples),
-        student=_noisy(first("student_examples", config.student_examples), config, seed),
-        validation=dataset.train.subset(order[available:]) if available < len(order) else None,
-        test=dataset.test.subset(np.arange(tests)),
+        student=_noisy(first("student_examples", config.student_examples), config.noise, seed, 1),
+        validation=_noisy(held_out, config.noise, seed, 2) if len(held_out) else None,
+        test=_noisy(dataset.test.subset(np.arange(tests)), config.noise, seed, 3),
     )
 
 
-def _count(path: str, count: int, available: int, what: str) -> int:
+def _count(field: str, count: int, available: int, what: str) -> int:
     if count > available:
-        raise ConfigError(f"{path}: expected at most the {available} {what}, got {count}")
+        raise ConfigError(
+            f"config.data.{field}: expected at most the {available} {what}, got {count}"
+        )
     return available if count == -1 else count
 
 
-def _noisy(split: Split, config: Data, seed: int) -> Split:
-    """Adds the config's Gaussian noise to every pixel, once; pixels stay within 0 to 255."""
-    if not config.student_noise:
+def _noisy(split: Split, deviation: float, seed: int, stream: int) -> Split:
+    """Adds Gaussian noise of `deviation`, a fraction of the pixels' range, and clips to 0..255."""
+    if not deviation:
         return split
-    noise = np.random.default_rng([seed, 1]).normal(
-        0, 255 * config.student_noise, split.images.shape
-    )
+    noise = np.random.default_rng([seed, stream]).normal(0, 255 * deviation, split.images.shape)
     images = np.clip(np.rint(split.images + noise), 0, 255).astype(np.uint8)
     return Split(images, split.labels)
