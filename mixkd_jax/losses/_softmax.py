@@ -9,6 +9,7 @@ Derivatives are written out where that is exact and saves passes over memory.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -53,11 +54,19 @@ def _kl_terms(student: jax.Array, teacher: jax.Array, largest: float | None) -> 
     shift = (m_s - m_t) + (jnp.log(sum_s) - jnp.log(sum_t))
     d = jnp.where(p_t == 0, 0, (student - teacher) - shift)
     # Σ (p_s - p_t - p_t d) equals -Σ p_t d, but every term is at least 0 and
-    # the rounding of `shift` drops out to first order. For small d the terms
-    # themselves cancel, so p_t (exp(d) - 1 - d) is taken from its series.
-    series = d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
-    terms = jnp.where(jnp.abs(d) < 0.2, p_t * series, p_s - p_t - p_t * d)
+    # the rounding of `shift` drops out to first order. Where d is small the
+    # terms themselves cancel, so p_t (exp(d) - 1 - d) is taken from its series.
+    terms = jnp.where(jnp.abs(d) < 1, p_t * _exp_minus_line(d), p_s - p_t - p_t * d)
     return jnp.sum(jnp.where(p_t == 0, p_s, terms), -1), p_s, p_t, d
+
+
+def _exp_minus_line(d: jax.Array) -> jax.Array:
+    """Returns exp(d) - 1 - d for |d| < 1 to rounding, by its Taylor series."""
+    last = 11 if jnp.finfo(d.dtype).eps > 1e-10 else 19
+    series = jnp.full((), 1 / math.factorial(last), d.dtype)
+    for power in range(last - 1, 1, -1):
+        series = series * d + 1 / math.factorial(power)
+    return d * d * series
 
 
 def _kl_jvp(largest: float | None, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
@@ -82,14 +91,18 @@ def standardize(x: jax.Array, epsilon: float, ddof: int) -> jax.Array:
     constant row is exactly 0, and its deviation too. Likewise the derivative is
     right up to one number a row. Entries of -inf stay out of the deviation.
     """
-    return _standardize_terms(x, epsilon, ddof)[0]
+    return _shifted(x) * _standardize_terms(x, epsilon, ddof)[0]
+
+
+def _shifted(x: jax.Array) -> jax.Array:
+    top = jnp.max(x, -1, keepdims=True)
+    return x - jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
 
 
 def _standardize_terms(x: jax.Array, epsilon: float, ddof: int) -> tuple[jax.Array, ...]:
-    """Returns the result, its scale, the centred row, and d deviation / d that row."""
+    """Returns the scale, the centred row, and d deviation / d that row without it."""
     kept = x != -jnp.inf
-    top = jnp.max(x, -1, keepdims=True)
-    x = jnp.where(kept, x - jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top)), 0)
+    x = jnp.where(kept, _shifted(x), 0)
     count = jnp.sum(kept, -1, keepdims=True, dtype=x.dtype)
     mean = jnp.sum(x, -1, keepdims=True) / jnp.maximum(count, 1)
     centred = jnp.where(kept, x - mean, 0)
@@ -99,17 +112,14 @@ def _standardize_terms(x: jax.Array, epsilon: float, ddof: int) -> tuple[jax.Arr
     spread = variance != 0
     deviation = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
     scale = 1 / (deviation + epsilon)
-    return (
-        jnp.where(kept, x * scale, -jnp.inf),
-        scale,
-        centred,
-        1 / (degrees * jnp.where(spread, deviation, 1)),
-    )
+    return scale, centred, 1 / (degrees * jnp.where(spread, deviation, 1))
 
 
 @standardize.defjvp
 def _standardize_jvp(epsilon: float, ddof: int, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    value, scale, centred, slope = _standardize_terms(x, epsilon, ddof)
+    scale, centred, slope = _standardize_terms(x, epsilon, ddof)
     change = slope * jnp.sum(centred * dx, -1, keepdims=True)
+    # By name, so that the next derivative too comes from here: -inf · 0 is NaN.
+    value = standardize(x, epsilon, ddof)
     return value, dx * scale - centred * (scale**2 * change)

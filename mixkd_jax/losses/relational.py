@@ -105,7 +105,7 @@ def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    value, x, y, scale_x, scale_y = _terms(*primals, axis)
+    value, x, y, scale_x, scale_y = _terms(primals[0], primals[1], axis)
     slope = jnp.zeros_like(value)
     # -(ŷ - ρ x̂) / |x|, with ρ = 1 - value.
     for own, other, scale, tangent in ((x, y, scale_x, tangents[0]), (y, x, scale_y, tangents[1])):
