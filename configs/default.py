@@ -67,6 +67,7 @@ def loss() -> ConfigDict:
     loss.temperature = "2"  # a positive number; for kl also "std" (each row by its own deviation)
     loss.kd_weight = 1.0
     loss.ce_weight = 0.0
+    loss.ddof = 0  # lskd: 0 takes the standard deviation of a population, 1 that of a sample
     loss.target_weight = 1.0  # dkd: weight of the target class's part (alpha in its paper)
     loss.nontarget_weight = 8.0  # dkd: weight of the other classes' part (beta in its paper)
     loss.confidence_weight = 1.0  # rld: weight of sample confidence (alpha in its paper)

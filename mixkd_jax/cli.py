@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from mixkd_jax.config import ConfigError, unknown_field
+from mixkd_jax.config import ConfigError
 from mixkd_jax.data import DataError
 from mixkd_jax.training.checkpoint import CheckpointError
 from mixkd_jax.training.loop import Diverged
@@ -19,19 +21,17 @@ MISTAKES = (ConfigError, DataError, CheckpointError, Diverged)
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags as absl does; for `app.run(flags_parser=...)`."""
-    given = [arg for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
     try:
-        rest = app.parse_flags_with_usage(list(argv))
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        config = flags.FLAGS.config
-        if config is None:
+        rest = flags.FLAGS(list(argv))
+        if flags.FLAGS.config is None:
             _fail("--config: expected a config file, got none; try --config=configs/digits.py")
-        list(config)  # A file that couldn't be read says so only when it is used.
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        _fail(_explain(error, given))
+        list(flags.FLAGS.config)  # A file that couldn't be read says so only when it is used.
+    except Exception as error:  # absl, ml_collections and a user's config raise all kinds
+        _fail(_explain(error, argv))
     if len(rest) > 1:
-        _fail(f"expected flags alone, got {' '.join(rest[1:])!r}; a config goes behind --config=")
+        _fail(f"expected flags alone, got {rest[1]!r}; a config goes behind --config=")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     return rest
 
 
@@ -51,19 +51,30 @@ def without_traceback(main: Callable[[Any], None]) -> Callable[[Any], None]:
     return wrapped
 
 
-def _explain(error: Exception, given: Sequence[str]) -> str:
-    """Returns what is wrong with the config or with one of the --config.* flags `given`."""
-    config = getattr(flags.FLAGS["config"], "value", None)
-    for arg in given:
-        path = arg.lstrip("-").split("=")[0]
-        section = config
-        for name in path.split(".")[1:]:
-            fields = list(section) if hasattr(section, "keys") else []  # pyright: ignore[reportArgumentType]
-            if name not in fields:
-                parent = path[: path.rindex(name)].rstrip(".")
-                return unknown_field(f"{parent}.{name}", fields)
-            section = section[name]  # pyright: ignore[reportOptionalSubscript]
-    return f"--config: {error}"
+def _explain(error: Exception, argv: Sequence[str]) -> str:
+    """Returns what is wrong with the flags in one line; parsing them raised `error`."""
+    files = [arg for arg in argv if arg.lstrip("-").startswith("config=")]
+    for arg in files:
+        file = arg.partition("=")[2].partition(":")[0]
+        if not os.path.isfile(file):
+            return f"--config: expected a config file, got {file}, which is not there"
+    # A config's own error comes within a report on where absl looked for the file.
+    own = re.findall(r"^ *\w*Error: (.+)$", str(error), re.MULTILINE)
+    if own:
+        return f"--config: {own[-1]}"
+    unknown = re.search(r"'(\w+)'", str(error))
+    if isinstance(error, AttributeError | KeyError) and unknown:
+        return _unknown_field(unknown[1], str(error), argv)
+    return str(error)
+
+
+def _unknown_field(name: str, hint: str, argv: Sequence[str]) -> str:
+    """Returns the message for a --config.* flag with a `name` that the config doesn't have."""
+    paths = (arg.lstrip("-").partition("=")[0] for arg in argv)
+    path = next((path for path in paths if name in path.split(".")), name)
+    meant = re.search(r'Did you mean "(\w+)"', hint)
+    close = f"; did you mean {meant[1]}?" if meant else "."
+    return f"--{path}: there is no field {name}{close} All fields are in configs/default.py"
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

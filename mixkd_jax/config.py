@@ -132,6 +132,7 @@ class Loss:
     temperature: str = _field('a positive number, or "std"', _is_temperature)
     kd_weight: float = _number()
     ce_weight: float = _number()
+    ddof: int = _field("0 or 1", lambda value: value in (0, 1))
     target_weight: float = _number()
     nontarget_weight: float = _number()
     confidence_weight: float = _number()

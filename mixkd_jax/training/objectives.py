@@ -73,7 +73,7 @@ def lskd(config: Loss) -> Objective:
     return _with_cross_entropy(
         config,
         lambda student, teacher, _: losses.logit_standardization_kl(
-            student, teacher, temperature=temperature
+            student, teacher, temperature=temperature, ddof=config.ddof
         ),
     )
 

@@ -1,0 +1,37 @@
+"""Arguments of a config file: `--config=configs/cifar.py:cifar10,teacher=resnet56`."""
+
+import difflib
+from collections.abc import Collection, Mapping
+
+
+def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Reads "value,name=value,...", where a value without a name belongs to the first name.
+
+    Args:
+      text: behind the colon of `--config=file:text`; may be empty.
+      choices: the allowed values of each name.
+
+    Returns:
+      The names that were given, with their values.
+
+    Raises:
+      ValueError: naming the right ones, for a wrong name or value, or a name given twice.
+    """
+    given: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals:
+            name, value = next(iter(choices)), item
+        _check("config argument", name, choices)
+        _check(f"config argument {name}", value, choices[name])
+        if name in given:
+            raise ValueError(f"config argument {name}: expected once, got it twice")
+        given[name] = value
+    return given
+
+
+def _check(what: str, got: str, choices: Collection[str]) -> None:
+    if got not in choices:
+        close = difflib.get_close_matches(got, choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{what}: expected one of {', '.join(choices)}, got {got!r}{hint}")

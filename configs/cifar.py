@@ -1,0 +1,55 @@
+"""CIFAR-100 or CIFAR-10 at 32 pixels, both models from scratch, as the KD literature trains them.
+
+    python run.py --config=configs/cifar.py
+    python run.py --config=configs/cifar.py:cifar10,teacher=resnet56,student=resnet20
+    python run.py --config=configs/cifar.py:teacher=resnet32x4,student=resnet8x4,loss=rld
+
+Arguments, in any order: the data set (cifar100, cifar10), `teacher=`, `student=` and `loss=`
+(configs/losses.py). The schedule is the one of RepDistiller and mdistiller (Tian et al., ICLR
+2020, appendix): SGD, 240 epochs, batch 64, learning rate 0.05 divided by 10 at 150, 180 and 210.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, default, losses
+
+# Pairs that the literature reports: wrn-40-2 to wrn-16-2 or wrn-40-1, resnet56 to resnet20,
+# resnet110 to resnet32 or resnet20, resnet32x4 to resnet8x4.
+MODELS = (
+    *("wrn-16-1", "wrn-16-2", "wrn-40-1", "wrn-40-2", "wrn-28-10"),
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    *("resnet8x4", "resnet32x4"),
+)
+# Mean and standard deviation of the training images' pixels in [0, 1], per channel.
+PIXELS = {
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+CHOICES = {"dataset": PIXELS, "teacher": MODELS, "student": MODELS, "loss": losses.LOSSES}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config for an argument such as "cifar10,student=resnet8"."""
+    given = arguments.parse(argument, CHOICES)
+    config = default.get_config()
+    config.data.name = given.get("dataset", "cifar100")
+    config.data.mean, config.data.std = PIXELS[config.data.name]
+    config.data.crop_padding = 4
+    config.data.flip = True
+    losses.apply(config, given.get("loss", "kl"))
+    config.teacher.model = given.get("teacher", "wrn-40-2")
+    config.student.model = given.get("student", "wrn-16-2")
+    for training in (config.teacher, config.student):
+        training.batch_size = 64
+        training.duration = "240 epochs"
+        training.optimizer.name = "sgd"
+        training.optimizer.momentum = 0.9
+        training.optimizer.nesterov = True
+        training.optimizer.weight_decay = 5e-4
+        training.schedule.name = "multistep"
+        training.schedule.learning_rate = 0.05
+        training.schedule.milestones = ("150 epochs", "180 epochs", "210 epochs")
+        training.schedule.factor = 0.1
+    config.log.every = "1 epochs"
+    config.checkpoint.every = "10 epochs"
+    return config
