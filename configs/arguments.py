@@ -17,6 +17,8 @@ def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
     Raises:
       ValueError: naming the right ones, for a wrong name or value, or a name given twice.
     """
+    if text and not choices:
+        raise ValueError(f"config argument: expected none for this config, got {text!r}")
     given: dict[str, str] = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")

@@ -11,11 +11,12 @@ which nothing was chosen by.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import arguments, default
 
 
-def get_config() -> ConfigDict:
-    """Returns the config."""
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config; it takes no argument."""
+    arguments.parse(argument, {})
     config = default.get_config()
     config.data.name = "digits"
     config.data.teacher_examples = 1000

@@ -62,9 +62,9 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
     own = re.findall(r"^ *\w*Error: (.+)$", str(error), re.MULTILINE)
     if own:
         return f"--config: {own[-1]}"
-    unknown = re.search(r"'(\w+)'", str(error))
-    if isinstance(error, AttributeError | KeyError) and unknown:
-        return _unknown_field(unknown[1], str(error), argv)
+    name = re.search(r"\w+", str(error))
+    if isinstance(error, AttributeError | KeyError) and name:
+        return _unknown_field(name[0], str(error), argv)
     return str(error)
 
 
