@@ -1,0 +1,162 @@
+"""From the paths in a Keras file to the places of `layout`: Keras 3 files and legacy ones."""
+
+import collections
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mixkd_jax.weights.errors import WeightsError
+from mixkd_jax.weights.files import read_index
+from mixkd_jax.weights.layout import VARIABLES, KerasLayer
+
+# What a file holds besides the weights of the model: of the optimizer, and of Dropout's generator.
+_IGNORED = re.compile(r"(^|/)(optimizer|seed_generator)/vars/|^optimizer_weights/")
+_NESTED = re.compile(r"layers/((?:functional|vi_t_backbone)(?:_\d+)?)/layers/")
+_MODEL_NAME = re.compile(r"^convnext_[a-z]+_")  # keras.applications puts it before each layer's
+
+
+def stored_weights(file: Any, layers: Sequence[KerasLayer]) -> dict[str, Any]:
+    """Finds the weights in a file, none of them read yet.
+
+    A layer with a name of keras.applications is the layer of that name, any other is told by its
+    class and number (Keras 3) or by its position (legacy), as in Keras itself.
+
+    Args:
+        file: A Keras file, open as `h5py.File`.
+        layers: Of the model, as `layout.keras_layers` returns them.
+
+    Returns:
+        `h5py.Dataset`s by place, such as ``conv2d_3/vars/0``; others have their own path.
+
+    Raises:
+        WeightsError: For an unsafe file, or one in which two layers claim one place.
+    """
+    datasets, names = read_index(file)
+    datasets = {path: data for path, data in datasets.items() if not _IGNORED.search(path)}
+    legacy = next((g for g in ("", "model_weights/") if _legacy_list(file, g, "layer_names")), None)
+    if legacy is None:
+        return _keras3(datasets, names, layers)
+    return _legacy(file, legacy, datasets, layers)
+
+
+def _keras3(
+    datasets: dict[str, Any], names: dict[str, str], layers: Sequence[KerasLayer]
+) -> dict[str, Any]:
+    """Places of files of Keras 3; the layers of a nested model go before the others."""
+    flat, names = _flatten(datasets, names)
+    known = _known_names(layers)
+    renamed: dict[str, str] = {}
+    for path in flat:
+        group = path.split("/")[1] if path.startswith("layers/") else ""
+        name = names.get(f"layers/{group}/vars", "")
+        renamed[group] = known.get(_MODEL_NAME.sub("", name), group)
+    _check_distinct(renamed)
+    placed = {}
+    for path, data in flat.items():
+        first, _, rest = path.partition("/")
+        group, _, variable = rest.partition("/")
+        placed[f"{renamed[group]}/{variable}" if first == "layers" else path] = data
+    return placed
+
+
+def _flatten(
+    datasets: dict[str, Any], names: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Moves the layers of a nested model into the outer one, whose numbers then go on after them.
+
+    Keras saves ``Model(x, Dense()(base(x)))`` with ``base`` as a layer of its own.
+    """
+    while nested := {match[0] for path in datasets if (match := _NESTED.match(path))}:
+        if len(nested) > 1:
+            raise WeightsError(f"holds several nested models, expected one: {sorted(nested)}")
+        prefix = nested.pop()
+        inner = {path.split("/")[3] for path in datasets if path.startswith(prefix)}
+        counts = collections.Counter(_split_number(group)[0] for group in inner)
+
+        def move(path: str, prefix: str = prefix, counts: dict[str, int] = counts) -> str:
+            if path.startswith(prefix):
+                return "layers/" + path.removeprefix(prefix)
+            if not path.startswith("layers/"):
+                return path
+            _, group, *rest = path.split("/")
+            kind, number = _split_number(group)
+            number += counts[kind]
+            return "/".join(["layers", f"{kind}_{number}" if number else kind, *rest])
+
+        datasets = {move(path): data for path, data in datasets.items()}
+        names = {move(path): name for path, name in names.items()}
+    return datasets, names
+
+
+def _split_number(group: str) -> tuple[str, int]:
+    """Splits ``conv2d_3`` into ``conv2d`` and 3, and ``conv2d`` into ``conv2d`` and 0."""
+    match = re.fullmatch(r"(.+?)(?:_(\d+))?", group)
+    assert match, "an HDF5 name is not empty"
+    return match[1], int(match[2] or 0)
+
+
+def _legacy(
+    file: Any,
+    root: str,
+    datasets: dict[str, Any],
+    layers: Sequence[KerasLayer],
+) -> dict[str, Any]:
+    """Places of a legacy file: its own list of layers, in the order of the model's."""
+    groups = [
+        (group, [place for layer in members for place in _variable_places(layer)])
+        for group, members in itertools.groupby(layers, lambda layer: layer.h5.split("/")[0])
+    ]
+    by_group, known = dict(groups), _known_names(layers)
+    stored = [
+        (name, weights)
+        for name in _legacy_list(file, root, "layer_names")
+        if (weights := _legacy_list(file, f"{root}{name}", "weight_names"))
+    ]
+    renamed = {
+        name: known.get(_MODEL_NAME.sub("", name), groups[k][0] if k < len(groups) else name)
+        for k, (name, _) in enumerate(stored)
+    }
+    _check_distinct(renamed)
+    placed = {}
+    for name, weights in stored:
+        places = by_group.get(renamed[name], [])
+        for index, weight in enumerate(weights):
+            path = f"{root}{name}/{weight}"
+            if path not in datasets:
+                raise WeightsError(f"lists the weight {path}, but doesn't hold it")
+            placed[places[index] if index < len(places) else path] = datasets[path]
+    return placed
+
+
+def _variable_places(layer: KerasLayer) -> list[str]:
+    return [f"{layer.h5}/vars/{index}" for index in range(len(VARIABLES[layer.kind]))]
+
+
+def _legacy_list(file: Any, group: str, attribute: str) -> list[str]:
+    """Reads a list of names; long ones are cut into attributes with numbers at their ends."""
+    item = file.get(group.rstrip("/") or "/")
+    if item is None:
+        return []
+    pieces = [attribute] if attribute in item.attrs else []
+    numbered = (f"{attribute}{index}" for index in itertools.count())
+    pieces = pieces or list(itertools.takewhile(lambda piece: piece in item.attrs, numbered))
+    names = [name for piece in pieces for name in item.attrs[piece]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _known_names(layers: Iterable[KerasLayer]) -> dict[str, str]:
+    """Returns the places of the backbone's layers by their names in keras.applications."""
+    return {
+        layer.path[1]: layer.h5
+        for layer in layers
+        if layer.path[0] == "backbone" and "/" not in layer.h5
+    }
+
+
+def _check_distinct(renamed: dict[str, str]) -> None:
+    claims = collections.Counter(renamed.values())
+    if twice := sorted(place for place, count in claims.items() if count > 1):
+        raise WeightsError(
+            f"names its layers as another architecture does: two claim each of {', '.join(twice)}"
+        )
