@@ -28,7 +28,7 @@ class Duration:
     def parse(cls, text: str) -> Duration:
         """Reads `text`; raises ValueError if it is not a number and a unit."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epochs?|steps?|examples?)\s*", text)
-        if not match:
+        if not match or math.isinf(float(match[1])):
             raise ValueError(text)
         return cls(float(match[1]), match[2].rstrip("s") + "s")
 
@@ -42,6 +42,7 @@ class Duration:
         return math.floor(self.amount * per_unit + 0.5)
 
 
+_LARGEST_SEED = 2**32 - 3  # 1 + seed is folded into a key as 32 bits; 2^32 - 1 is taken
 _T = TypeVar("_T")
 _DURATION = 'duration such as "10 epochs", "500 steps" or "2e6 examples"'
 
@@ -55,8 +56,11 @@ def _one_of(*names: str) -> Any:
     return _field(f"one of {', '.join(names)}", lambda value: value in names)
 
 
-def _integer(smallest: int) -> Any:
-    return _field(f"an integer of at least {smallest}", lambda value: value >= smallest)
+def _integer(smallest: int, largest: float = math.inf) -> Any:
+    limit = "" if largest == math.inf else f" and at most {largest}"
+    return _field(
+        f"an integer of at least {smallest}{limit}", lambda value: smallest <= value <= largest
+    )
 
 
 def _count() -> Any:
@@ -109,9 +113,13 @@ class Data:
     noise: float = _number(largest=1)
     crop_padding: int = _integer(0)
     flip: bool = _field("True or False")
-    mean: tuple[float, ...] = _field("a tuple of numbers, one per channel", bool)
+    mean: tuple[float, ...] = _field(
+        "a tuple of numbers, one per channel",
+        lambda values: values and all(map(math.isfinite, values)),
+    )
     std: tuple[float, ...] = _field(
-        "a tuple of positive numbers, one per channel", lambda values: values and min(values) > 0
+        "a tuple of positive numbers, one per channel",
+        lambda values: values and all(0 < value < math.inf for value in values),
     )
 
 
@@ -222,8 +230,11 @@ class Checkpoint:
 class Experiment:
     """A whole run; see configs/default.py for the meaning of every field."""
 
-    seed: int = _integer(0)
-    seeds: tuple[int, ...] = _several("integers of at least 0", lambda value: value >= 0)
+    seed: int = _integer(0, _LARGEST_SEED)
+    seeds: tuple[int, ...] = _several(
+        f"integers of at least 0 and at most {_LARGEST_SEED}",
+        lambda value: 0 <= value <= _LARGEST_SEED,
+    )
     arms: tuple[str, ...] = _several("names of arms", bool)
     data: Data = _field("a section")
     mixup: Mixup = _field("a section")
