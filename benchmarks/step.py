@@ -1,0 +1,176 @@
+"""Time of the whole distillation step against its networks' own compute.
+
+    python benchmarks/step.py --out=step.json
+
+A is the step that training runs: gather, crop, flip and mix a batch, ask the teacher, the loss,
+the student's gradient, the optimizer and the metrics. B is the teacher's forward pass and the
+student's forward and backward pass on a batch that is ready. Both are compiled, and timed in turn
+in one process; the ratio is the median of A over B, pair by pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mixkd_jax import config, losses, models
+from mixkd_jax.data.device import Augmentation, Examples
+from mixkd_jax.models.network import Network
+from mixkd_jax.training import objectives, sharding
+from mixkd_jax.training.dispatch import compile_trainer, epoch_orders
+from mixkd_jax.training.step import Recipe
+
+LOSS = config.Loss(
+    name="kl",
+    temperature="2",
+    kd_weight=1.0,
+    ce_weight=0.0,
+    ddof=0,
+    target_weight=1.0,
+    nontarget_weight=8.0,
+    confidence_weight=1.0,
+    confidence_temperature=1.0,
+    inter_weight=1.0,
+    intra_weight=1.0,
+)
+
+
+def main() -> None:
+    """Times both, prints the table, and writes JSON if asked to."""
+    options = parse()
+    recipe, examples = setting(options)
+    key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
+    image_shape = examples.images.shape[1:]
+    teacher_variables = jax.jit(functools.partial(recipe.teacher.init, image_shape=image_shape))(
+        key
+    )
+    step = fused(recipe, examples, teacher_variables, key)
+    bare = networks(recipe, teacher_variables, image_shape, key)
+    rows = alternate(step, bare, options.repeats)
+    found = summary(rows, options)
+    print(
+        f"fused step        {found['step_ms']:9.1f} ms  "
+        f"{found['images_per_second']:9.0f} images/s\n"
+        f"networks alone    {found['networks_ms']:9.1f} ms\n"
+        f"ratio             {found['ratio']:9.3f}     (quartiles {found['ratio_quartiles'][0]:.3f}"
+        f" to {found['ratio_quartiles'][1]:.3f}, {options.repeats} pairs)"
+    )
+    if options.out:
+        with open(options.out, "w") as file:
+            json.dump(found, file, indent=2)
+            file.write("\n")
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
+    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=32, help="pixels")
+    parser.add_argument("--num-classes", type=int, default=100)
+    parser.add_argument("--num-examples", type=int, default=50_000, help="on the device")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=25, help="pairs that are timed")
+    parser.add_argument("--out", help="JSON file to write")
+    return parser.parse_args()
+
+
+def setting(options: argparse.Namespace) -> tuple[Recipe, Examples]:
+    """Returns the arm mixkd, as configs/cifar.py sets it, and random images on one device."""
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    create = functools.partial(
+        models.create_model, num_classes=options.num_classes, dtype=options.dtype
+    )
+    pixels = ((0.5,) * 3, (0.25,) * 3)
+    recipe = Recipe(
+        student=Network(create(options.student), *pixels),
+        teacher=Network(create(options.teacher), *pixels),
+        objective=objectives.create_objective(LOSS),
+        optimizer=optax.sgd(0.05, momentum=0.9, nesterov=True),
+        mixing=config.Mixup(alpha=1.0, partial=1.0, per_example=True),
+        augmentation=Augmentation(crop_padding=4, flip=True),
+        batch_size=options.batch_size,
+        num_classes=options.num_classes,
+        mesh=mesh,
+    )
+    rng = np.random.default_rng(0)
+    shape = (options.num_examples, options.image_size, options.image_size, 3)
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
+    return recipe, Examples(*jax.device_put((images, labels), sharding.replicated(mesh)))
+
+
+def fused(recipe: Recipe, examples: Examples, teacher_variables, key):
+    """Returns a function that takes one training step and waits for it."""
+    trainer = compile_trainer(recipe, examples, teacher_variables, steps_per_dispatch=1)
+    order = epoch_orders(key, examples, recipe)(0)
+    state = trainer.init(key)
+
+    def step():
+        nonlocal state
+        state = jax.block_until_ready(trainer.advance(state, order, key, 1))
+
+    return step
+
+
+def networks(recipe: Recipe, teacher_variables, image_shape, key):
+    """Returns a function that runs the two networks on a ready batch and waits for them."""
+    variables = jax.jit(functools.partial(recipe.student.init, image_shape=image_shape))(key)
+    images = jax.random.uniform(key, (recipe.batch_size, *image_shape), maxval=255.0)
+
+    @jax.jit
+    def compute(variables, teacher_variables, images):
+        answer = recipe.teacher.logits(teacher_variables, images)
+
+        def loss(params):
+            logits, stats = recipe.student.train_logits(
+                {**variables, "params": params}, images, key
+            )
+            return jnp.mean(losses.distillation_kl(logits, answer)), stats
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    return lambda: jax.block_until_ready(compute(variables, teacher_variables, images))
+
+
+def alternate(step, bare, repeats: int) -> np.ndarray:
+    """Returns seconds [repeats, 2] of both, timed in turn after two rounds to warm up."""
+
+    def seconds(function) -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    rows = [(seconds(step), seconds(bare)) for _ in range(repeats + 2)]
+    return np.array(rows[2:])
+
+
+def summary(rows: np.ndarray, options: argparse.Namespace) -> dict:
+    """Returns medians and what they were measured on."""
+    step, bare = np.median(rows, axis=0)
+    ratio = rows[:, 0] / rows[:, 1]
+    return {
+        "step_ms": 1e3 * step,
+        "networks_ms": 1e3 * bare,
+        "ratio": float(np.median(ratio)),
+        "ratio_quartiles": np.quantile(ratio, [0.25, 0.75]).tolist(),
+        "images_per_second": options.batch_size / step,
+        "options": {name: value for name, value in vars(options).items() if name != "out"},
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+if __name__ == "__main__":
+    main()
