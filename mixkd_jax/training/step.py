@@ -134,7 +134,7 @@ def update_student(
     (loss, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     logits, batch_stats, parts = aux
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-    measured = {"loss": loss, "grad_norm": optax.global_norm(grads), **parts}
+    measured = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts}
     measured["accuracy"] = _agreement(logits, batch.labels)
     if answer is not None:
         measured["agreement"] = _agreement(logits, answer)
