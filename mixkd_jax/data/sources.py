@@ -1,10 +1,17 @@
 """Datasets by name."""
 
 from mixkd_jax.data.digits import load_digits
-from mixkd_jax.data.types import Dataset
+from mixkd_jax.data.types import DataError, Dataset, Sources
 
 
-def load(name: str, *, data_dir: str = "", download: bool = True) -> Dataset:
+def load(
+    name: str,
+    *,
+    data_dir: str = "",
+    download: bool = True,
+    image_size: int = 0,
+    broken: str = "stop",
+) -> Dataset:
     """Loads a dataset with its two splits into host memory.
 
     Names:
@@ -12,6 +19,8 @@ def load(name: str, *, data_dir: str = "", download: bool = True) -> Dataset:
             told at `mixkd_jax.data.digits.load_digits`.
         cifar10, cifar100: 50,000 + 10,000 images of 32x32x3 (Krizhevsky 2009,
             https://www.cs.toronto.edu/~kriz/cifar.html, no licence stated).
+        folder: the images under `data_dir`, in ``train/<class>`` and ``test/<class>``; see
+            `mixkd_jax.data.folder.open_folder`. More than 4 GiB of pixels are refused: stream them.
         Any other TFDS dataset with uint8 images of one shape, class labels and the splits "train"
             and "test", such as ``svhn_cropped``; its catalogue page names source and licence.
             Reading needs no TensorFlow; most builders need it once, to prepare.
@@ -19,8 +28,12 @@ def load(name: str, *, data_dir: str = "", download: bool = True) -> Dataset:
     Args:
         name: As above, or any of TFDS's forms (``name/config:version``).
         data_dir: Folder of prepared TFDS datasets; empty for TFDS's own default,
-            ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+            ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. Of "folder", the folder.
         download: Whether to download and prepare what is missing there.
+        image_size: Of "folder": height and width in pixels; 0 finds them, see
+            `mixkd_jax.data.memory.find_image_size`.
+        broken: Of "folder": "stop" at an image that can't be decoded, or "skip" it; the dataset's
+            `skipped` counts them.
 
     Returns:
         The dataset, in the same order at every call.
@@ -29,8 +42,46 @@ def load(name: str, *, data_dir: str = "", download: bool = True) -> Dataset:
         DataError: If the dataset is unknown, missing and not downloaded, or not of this kind. The
             message names the folder and the command that prepares it.
     """
+    if name == "folder":
+        from mixkd_jax.data.folder import open_folder
+        from mixkd_jax.data.memory import load_sources  # imports Pillow
+
+        return load_sources(open_folder(data_dir), image_size=image_size, broken=broken)
+    if image_size:
+        raise DataError(
+            f"image_size: expected 0 for {name!r}, whose size is given; got {image_size}"
+        )
     if name == "digits":
         return load_digits()
     from mixkd_jax.data.tfds_source import load_tfds  # imports absl, and TFDS when it reads
 
     return load_tfds(name, data_dir=data_dir, download=download)
+
+
+def open_sources(name: str, *, data_dir: str = "", download: bool = True) -> Sources:
+    """Opens a dataset to be streamed, see `mixkd_jax.data.stream.Stream`; reads no images.
+
+    Names:
+        folder: the images under `data_dir`; see `mixkd_jax.data.folder.open_folder`.
+        imagenet2012: of TFDS, prepared from the files that https://image-net.org gives for
+            non-commercial research; the test images are its split "validation".
+        Any other TFDS dataset with uint8 images of any size, class labels and the splits "train"
+            and "test" or else "validation".
+
+    Args:
+        name: As above.
+        data_dir: As in `load`.
+        download: As in `load`.
+
+    Raises:
+        DataError: As in `load`.
+    """
+    if name == "folder":
+        from mixkd_jax.data.folder import open_folder
+
+        return open_folder(data_dir)
+    if name == "digits":
+        raise DataError("dataset 'digits': expected one to stream, got one that is in memory")
+    from mixkd_jax.data.tfds_source import open_tfds
+
+    return open_tfds(name, data_dir=data_dir, download=download)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,16 +11,57 @@ from typing import Any
 import absl.logging
 import numpy as np
 
-from mixkd_jax.data.types import DataError, Dataset, Split
+from mixkd_jax.data.types import DataError, Dataset, Item, Sources, Split
 
 _CHUNK = 1000  # records read at once
 _REPORT_SECONDS = 5.0
 _DOWNLOAD_RETRIES = 5  # 6 seconds in all; TFDS's own 10 wait 200 before they tell of no network
+_UNLABELLED_TESTS = ("imagenet2012",)  # measured on "validation", as in the literature
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def load_tfds(name: str, *, data_dir: str, download: bool) -> Dataset:
     """Loads the "train" and "test" splits of a TFDS dataset; see `mixkd_jax.data.load`."""
+    builder = _prepared(name, data_dir, download)
+    image_key, label_key = _check_features(name, builder)
+    splits = _find_splits(name, builder, ("test",))
+    train, test = (_read_split(name, builder, s, image_key, label_key) for s in splits)
+    return Dataset(name, tuple(builder.info.features[label_key].names), train, test)
+
+
+def open_tfds(name: str, *, data_dir: str, download: bool) -> Sources:
+    """Opens a TFDS dataset, whose images may differ in size; see `mixkd_jax.data.open_sources`."""
+    builder = _prepared(name, data_dir, download)
+    keys = _check_features(name, builder, any_size=True)
+    tests = ("validation",) if builder.name in _UNLABELLED_TESTS else ("test", "validation")
+    splits = _find_splits(name, builder, tests)
+    return Sources(name, *(_Records(name, builder, split, *keys) for split in splits))
+
+
+class _Records:
+    """The encoded images of a TFDS split, and their labels; a `Source`."""
+
+    def __init__(self, name: str, builder: Any, split: str, image_key: str, label_key: str) -> None:
+        self.class_names = tuple(builder.info.features[label_key].names)
+        self._name = f"{name} {split}"
+        self._image_key, self._label_key = image_key, label_key
+        self._records = _open_split(name, builder, split, image_key)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Item:
+        record = self._records[index]
+        return Item(record[self._image_key], int(record[self._label_key]))
+
+    def item_name(self, index: int) -> str:
+        """Returns dataset, split and number, and the image's file name where the dataset has it."""
+        file = self._records[index].get("file_name")
+        return f"{self._name}, example {index}" + (f" ({os.fsdecode(file)})" if file else "")
+
+
+def _prepared(name: str, data_dir: str, download: bool) -> Any:
+    """Returns the builder of a dataset that is there, or now is."""
     with _quiet_absl():
         builder = _builder(name, data_dir)
         if not builder.is_prepared():
@@ -27,9 +69,7 @@ def load_tfds(name: str, *, data_dir: str, download: bool) -> Dataset:
                 raise DataError(_missing(name, builder, "downloading is switched off"))
             _prepare(name, builder)
             builder = _builder(name, data_dir)  # reads the splits that are there now
-    image_key, label_key = _check_features(name, builder)
-    train, test = (_read_split(name, builder, s, image_key, label_key) for s in ("train", "test"))
-    return Dataset(name, tuple(builder.info.features[label_key].names), train, test)
+    return builder
 
 
 def _builder(name: str, data_dir: str) -> Any:
@@ -89,8 +129,8 @@ def _missing(name: str, builder: Any, reason: str) -> str:
     )
 
 
-def _check_features(name: str, builder: Any) -> tuple[str, str]:
-    """Returns the keys of image and label of a dataset that `Dataset` can hold."""
+def _check_features(name: str, builder: Any, *, any_size: bool = False) -> tuple[str, str]:
+    """Returns the keys of image and label of a dataset that we can read."""
     import tensorflow_datasets as tfds
 
     info = builder.info
@@ -101,33 +141,45 @@ def _check_features(name: str, builder: Any) -> tuple[str, str]:
     if not (
         isinstance(image, tfds.features.Image)
         and isinstance(label, tfds.features.ClassLabel)
-        and None not in shape
+        and (any_size or None not in shape)
         and shape[-1] in _MODES
         and image.np_dtype == np.uint8
     ):
         raise DataError(
-            f"dataset {name!r}: expected uint8 images of one fixed shape and class labels, "
-            f"got {keys[0]}={image}, {keys[1]}={label}"
-        )
-    missing = {"train", "test"} - set(info.splits)
-    if missing:
-        raise DataError(
-            f"dataset {name!r}: expected the splits 'train' and 'test', got {sorted(info.splits)}"
+            f"dataset {name!r}: expected uint8 images{'' if any_size else ' of one fixed shape'} "
+            f"and class labels, got {keys[0]}={image}, {keys[1]}={label}"
         )
     return keys[0], keys[1]
 
 
-def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: str) -> Split:
+def _find_splits(name: str, builder: Any, test_names: tuple[str, ...]) -> tuple[str, str]:
+    """Returns "train" and the first of `test_names` that the dataset has."""
+    found = builder.info.splits
+    test = next((split for split in test_names if split in found), None)
+    if "train" not in found or test is None:
+        raise DataError(
+            f"dataset {name!r}: expected the splits 'train' and "
+            f"{' or '.join(map(repr, test_names))}, got {sorted(found)}"
+        )
+    return "train", test
+
+
+def _open_split(name: str, builder: Any, split: str, image_key: str) -> Any:
+    """Returns a split's records by their number; images stay encoded."""
     import tensorflow_datasets as tfds
 
-    decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
-        source = builder.as_data_source(split, decoders=decoders)
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError:
         raise DataError(
             f"dataset {name!r}: expected files of the format array_record in {builder.data_dir}, "
             f"got {builder.info.file_format.value}; prepare it into another data_dir"
         ) from None
+
+
+def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: str) -> Split:
+    source = _open_split(name, builder, split, image_key)
     count, shape = len(source), builder.info.features[image_key].shape
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
     reported = time.monotonic()

@@ -1,12 +1,17 @@
-"""What a data source gives: images and labels in host memory, and what they are."""
+"""What a data source gives: images and labels, in host memory or one by one, and what they are."""
 
 import dataclasses
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 
 class DataError(ValueError):
     """A dataset that is missing, unreadable or of a kind that is not supported."""
+
+
+class BrokenImageError(DataError):
+    """An image that can't be read or decoded; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,12 +66,14 @@ class Dataset:
         class_names: One a class, in the order of the labels.
         train: Training examples.
         test: Test examples, with images of the same shape.
+        skipped: Broken images that were left out of the two splits.
     """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for splits of unequal image shapes or a label without a class."""
@@ -92,3 +99,65 @@ class Dataset:
         """Height, width and channels of every image."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+
+class Item(NamedTuple):
+    """An example before decoding: a JPEG or PNG file, or uint8 [H, W, C], and its label."""
+
+    image: bytes | np.ndarray
+    label: int
+
+
+class Source(Protocol):
+    """Labelled images of any size, read one by one and from several threads at once."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Item:
+        """Returns an example; raises OSError if it can't be read."""
+        ...
+
+    def item_name(self, index: int, /) -> str:
+        """Returns where an example is from, such as its file, for messages."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sources:
+    """A classification dataset that isn't in memory; both parts have the same classes."""
+
+    name: str
+    train: Source
+    test: Source
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+    """The examples of a source at ``indices`` [M], in that order; a `Source` itself."""
+
+    source: Source
+    indices: np.ndarray
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        return self.source.class_names
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        """Returns an example."""
+        return self.source[int(self.indices[index])]
+
+    def item_name(self, index: int) -> str:
+        """Returns where an example is from."""
+        return self.source.item_name(int(self.indices[index]))
