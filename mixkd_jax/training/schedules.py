@@ -29,10 +29,11 @@ def multistep(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
     """The peak, multiplied by `factor` at each milestone (counted from step 0)."""
     del total
     warmup = steps(config.warmup)
-    return optax.piecewise_constant_schedule(
-        config.learning_rate,
-        {steps(milestone) - warmup: config.factor for milestone in config.milestones},
-    )
+    factors: dict[int, float] = {}
+    for milestone in config.milestones:  # some may meet in a short training
+        step = steps(milestone) - warmup
+        factors[step] = factors.get(step, 1.0) * config.factor
+    return optax.piecewise_constant_schedule(config.learning_rate, factors)
 
 
 def table(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
