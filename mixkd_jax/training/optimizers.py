@@ -10,7 +10,10 @@ from mixkd_jax.config import Optimizer, choose
 
 def decayed(params):
     """Which parameters weight decay is for: kernels, not biases or the scales of BatchNorm."""
-    return jax.tree.map(lambda param: param.ndim > 1, params)
+    # By name too: the biases of attention heads have two axes.
+    return jax.tree_util.tree_map_with_path(
+        lambda path, param: param.ndim > 1 and path[-1].key != "bias", params
+    )
 
 
 def sgd(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
