@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 
 
@@ -148,3 +149,9 @@ def bins(p, y, num_bins):
         confidence[k] += float(top)
         correct[k] += np.argmax(row) == label
     return count, confidence, correct
+
+
+def data_mesh():
+    """A mesh over as many devices as divide a batch of 8."""
+    count = max(n for n in (1, 2, 4, 8) if n <= jax.device_count())
+    return jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",))

@@ -101,10 +101,11 @@ def _odds_terms(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the log odds and their derivative."""
     others = put(x, labels, -jnp.inf)
     e, total, m = _softmax.shift_exp(others)
-    some = jnp.max(others, -1) > -jnp.inf
-    rest = jnp.where(some, (jnp.log(total) + m)[..., 0], -jnp.inf)
+    some = jnp.max(others, -1) != -jnp.inf
+    # In this order, or log(total) drowns in the rounding of a large m.
+    odds = (m[..., 0] - pick(x, labels)) + jnp.log(total)[..., 0]
     slope = jnp.where(_one_hot(labels, x.shape[-1]), -1, e * (1 / total))
-    return rest - pick(x, labels), slope
+    return jnp.where(some, odds, -jnp.inf), slope
 
 
 @log_odds.defjvp

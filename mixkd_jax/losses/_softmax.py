@@ -51,8 +51,9 @@ def _kl_terms(student: jax.Array, teacher: jax.Array, largest: float | None) -> 
     e_s, sum_s, m_s = shift_exp(student, largest)
     e_t, sum_t, m_t = shift_exp(teacher, largest)
     p_s, p_t = e_s * (1 / sum_s), e_t * (1 / sum_t)
-    shift = (m_s - m_t) + (jnp.log(sum_s) - jnp.log(sum_t))
-    d = jnp.where(p_t == 0, 0, (student - teacher) - shift)
+    # In this order: what the two rows share drops out before anything is rounded.
+    shift = jnp.log(sum_s) - jnp.log(sum_t)
+    d = jnp.where(p_t == 0, 0, ((student - teacher) - (m_s - m_t)) - shift)
     # Σ (p_s - p_t - p_t d) equals -Σ p_t d, but every term is at least 0 and
     # the rounding of `shift` drops out to first order. Where d is small the
     # terms themselves cancel, so p_t (exp(d) - 1 - d) is taken from its series.

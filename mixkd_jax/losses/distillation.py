@@ -214,6 +214,8 @@ def distillation_loss(
     """
     _checks.number(kd_weight, "kd_weight", least=0)
     _checks.number(ce_weight, "ce_weight", least=0)
+    # Once for both terms: their gradients then meet in float32, not in float16.
+    student_logits = _checks.floating(student_logits, "student_logits")
     kd = distillation_kl(student_logits, teacher_logits, temperature=temperature)
     if labels is not None:
         ce = cross_entropy(student_logits, labels)

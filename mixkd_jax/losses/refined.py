@@ -90,10 +90,10 @@ def masked_correlation_kl(
       "masked correlation distillation"; T² as in its code.
     """
     student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
-    below = teacher < _labels.pick(teacher, labels)[..., None]
+    removed = teacher >= _labels.pick(teacher, labels)[..., None]
     loss = temperature**2 * _softmax.kl(
-        jnp.where(below, student / temperature, -jnp.inf),
-        jnp.where(below, teacher / temperature, -jnp.inf),
+        jnp.where(removed, -jnp.inf, student / temperature),
+        jnp.where(removed, -jnp.inf, teacher / temperature),
     )
     return _labels.nan_unless_label(loss, labels, student.shape[-1])
 

@@ -31,7 +31,8 @@ def relational_loss(
 
     ρ doesn't see scale, so there is no factor T². A row or column without any
     spread (a constant one, or a batch of one example) has no correlation: it
-    counts as ρ = 0, without gradient.
+    counts as ρ = 0, without gradient. So does a class whose probabilities are all
+    below the smallest normal number, 1.2e-38 in float32.
 
     Args:
       student_logits: f[B, C]; more leading axes are further examples.
@@ -93,15 +94,16 @@ def _terms(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
 
 def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Returns positive x centred and scaled to length 1, and that scale."""
-    # Relative to the mean, or the squares of tiny probabilities underflow.
+    # First to the size of 1, or differences and squares of tiny probabilities
+    # underflow; by a power of 2, which rounds nothing.
     mean = jnp.mean(x, axis, keepdims=True)
-    inverse = 1 / jnp.where(mean > 0, mean, 1)
-    x = (x - mean) * inverse
+    size = jnp.ldexp(jnp.ones_like(mean), -jnp.frexp(jax.lax.stop_gradient(mean))[1])
+    x = x * size - mean * size
     square = jnp.sum(x * x, axis, keepdims=True)
     # Less spread than rounding leaves in a softmax is none.
     flat = square <= x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
     scale = jnp.where(flat, 0, jax.lax.rsqrt(jnp.where(flat, 1, square)))
-    return x * scale, inverse * scale
+    return x * scale, size * scale
 
 
 def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
