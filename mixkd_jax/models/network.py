@@ -29,7 +29,7 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
+    def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         """Returns new variables for images [H, W, C]."""
         return self.module.init(key, self.preprocess(jnp.zeros((1, *image_shape))), train=False)
 

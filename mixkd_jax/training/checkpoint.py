@@ -56,20 +56,23 @@ class Checkpoints:
         """Returns the newest state, laid out as `like` is.
 
         Raises:
-          CheckpointError: if a name, shape or dtype differs; orbax alone would cast dtypes.
+          CheckpointError: if there is none, or a name, shape or dtype differs; orbax alone would
+            cast dtypes.
         """
         step = self.latest()
+        if step is None:
+            raise CheckpointError(f"expected a checkpoint in {self._folder}, found none")
         wanted = serialization.to_state_dict(like)
-        stored = self._manager.item_metadata(step)["state"]
-        self._check(wanted, stored.tree if hasattr(stored, "tree") else stored)
+        stored: Any = self._manager.item_metadata(step)["state"]
+        self._check(step, wanted, stored.tree if hasattr(stored, "tree") else stored)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),  # pyright: ignore[reportCallIssue]
         )
-        return serialization.from_state_dict(like, restored["state"])
+        return serialization.from_state_dict(like, restored["state"])  # pyright: ignore[reportReturnType]
 
-    def _check(self, wanted: Any, stored: Any) -> None:
+    def _check(self, step: int, wanted: Any, stored: Any) -> None:
         wanted, stored = _kinds(wanted), _kinds(stored)
         wrong = [f"{name} is not in it" for name in wanted if name not in stored]
         wrong += [f"{name} is not in the model" for name in stored if name not in wanted]
@@ -80,7 +83,7 @@ class Checkpoints:
         ]
         if wrong:
             raise CheckpointError(
-                f"checkpoint {self._folder / str(self.latest())} doesn't fit: {'; '.join(wrong)}"
+                f"checkpoint {self._folder / str(step)} doesn't fit: {'; '.join(wrong)}"
             )
 
     def __enter__(self) -> Checkpoints:
@@ -95,5 +98,5 @@ class Checkpoints:
 
 def _kinds(tree: Any) -> dict[str, str]:
     """Returns {name: "dtype[shape]"} of every array."""
-    flat = traverse_util.flatten_dict(tree, sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore[reportAssignmentType]
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in flat.items()}

@@ -118,7 +118,7 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
         if step % steps.log == 0 or step == steps.total:
             line = _line(run, step, means, state)
             around.metrics.write(run.name, step, line)
-            state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
+            state = dataclasses.replace(state, totals=jax.tree.map(jnp.zeros_like, state.totals))
         if stop or step % steps.checkpoint == 0 or step == steps.total:
             with run.clock.measure("checkpoint"):
                 run.checkpoints.save(state)
@@ -139,7 +139,7 @@ def _start(run: Run, trainer: Trainer) -> TrainState:
 def _line(run: Run, step: int, means: dict[str, float], state: TrainState) -> dict[str, float]:
     """Returns what is logged after `step`."""
     line = {"epoch": step / run.steps.per_epoch, **means}
-    line["learning_rate"] = float(run.schedule(step - 1))
+    line["learning_rate"] = float(np.asarray(run.schedule(step - 1)))
     if run.validate is not None and (step % run.steps.validate == 0 or step == run.steps.total):
         with run.clock.measure("evaluate"):
             measured = run.validate(state.variables)

@@ -42,7 +42,7 @@ class TrainState:
 def create_state(
     key: jax.Array,
     network: Network,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     optimizer: optax.GradientTransformation,
     metrics: tuple[str, ...],
 ) -> TrainState:
