@@ -47,14 +47,12 @@ LOSS = config.Loss(
 def main() -> None:
     """Times both, prints the table, and writes JSON if asked to."""
     options = parse()
-    recipe, examples = setting(options)
+    teacher, recipe, examples = setting(options)
     key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
     image_shape = examples.images.shape[1:]
-    teacher_variables = jax.jit(functools.partial(recipe.teacher.init, image_shape=image_shape))(
-        key
-    )
+    teacher_variables = jax.jit(functools.partial(teacher.init, image_shape=image_shape))(key)
     step = fused(recipe, examples, teacher_variables, key)
-    bare = networks(recipe, teacher_variables, image_shape, key)
+    bare = networks(teacher, recipe, teacher_variables, image_shape, key)
     rows = alternate(step, bare, options.repeats)
     found = summary(rows, options)
     print(
@@ -85,16 +83,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def setting(options: argparse.Namespace) -> tuple[Recipe, Examples]:
+def setting(options: argparse.Namespace) -> tuple[Network, Recipe, Examples]:
     """Returns the arm mixkd, as configs/cifar.py sets it, and random images on one device."""
     mesh = sharding.data_mesh(jax.devices()[:1])
     create = functools.partial(
         models.create_model, num_classes=options.num_classes, dtype=options.dtype
     )
     pixels = ((0.5,) * 3, (0.25,) * 3)
+    teacher = Network(create(options.teacher), *pixels)
     recipe = Recipe(
         student=Network(create(options.student), *pixels),
-        teacher=Network(create(options.teacher), *pixels),
+        teacher=teacher,
         objective=objectives.create_objective(LOSS),
         optimizer=optax.sgd(0.05, momentum=0.9, nesterov=True),
         mixing=config.Mixup(alpha=1.0, partial=1.0, per_example=True),
@@ -107,7 +106,7 @@ def setting(options: argparse.Namespace) -> tuple[Recipe, Examples]:
     shape = (options.num_examples, options.image_size, options.image_size, 3)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
-    return recipe, Examples(*jax.device_put((images, labels), sharding.replicated(mesh)))
+    return teacher, recipe, Examples(*jax.device_put((images, labels), sharding.replicated(mesh)))
 
 
 def fused(recipe: Recipe, examples: Examples, teacher_variables, key):
@@ -123,14 +122,14 @@ def fused(recipe: Recipe, examples: Examples, teacher_variables, key):
     return step
 
 
-def networks(recipe: Recipe, teacher_variables, image_shape, key):
+def networks(teacher: Network, recipe: Recipe, teacher_variables, image_shape, key):
     """Returns a function that runs the two networks on a ready batch and waits for them."""
     variables = jax.jit(functools.partial(recipe.student.init, image_shape=image_shape))(key)
     images = jax.random.uniform(key, (recipe.batch_size, *image_shape), maxval=255.0)
 
     @jax.jit
     def compute(variables, teacher_variables, images):
-        answer = recipe.teacher.logits(teacher_variables, images)
+        answer = teacher.logits(teacher_variables, images)
 
         def loss(params):
             logits, stats = recipe.student.train_logits(
