@@ -32,15 +32,25 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random crops of zero-padded images, and mirroring (He et al., arXiv:1512.03385, sec. 4.2).
+    """Random crops of zero-padded or of resized images, and mirroring.
 
     Attributes:
-      crop_padding: pixels on every side; 0 doesn't crop.
+      crop_padding: pixels on every side of images that aren't resized (He et al.,
+        arXiv:1512.03385, sec. 4.2).
       flip: whether half of the images are mirrored left to right.
+      resize: pixels of both sides to resize to (bilinear) before a crop; 0 doesn't resize.
+      image_size: pixels of both sides of such a crop.
     """
 
     crop_padding: int = 0
     flip: bool = False
+    resize: int = 0
+    image_size: int = 0
+
+    @property
+    def corners(self) -> int:
+        """Number of places along a side where a crop can be."""
+        return 1 + (self.resize - self.image_size if self.resize else 2 * self.crop_padding)
 
 
 class Views(NamedTuple):
@@ -65,19 +75,26 @@ def sample_views(key: jax.Array, batch_size: int, augmentation: Augmentation) ->
     """Draws how each of `batch_size` images is augmented."""
     corner_key, mirror_key = jax.random.split(key)
     corner = jax.random.randint(
-        corner_key, (batch_size, 2), 0, 2 * augmentation.crop_padding + 1, jnp.int32
+        corner_key, (batch_size, 2), 0, augmentation.corners, jnp.int32
     )
     mirrored = jax.random.bernoulli(mirror_key, 0.5, (batch_size,)) & augmentation.flip
     return Views(corner, mirrored)
 
 
 def augment(images: jax.Array, views: Views, augmentation: Augmentation) -> jax.Array:
-    """Returns `images` [B, H, W, C] as `views` shows them, of the same shape and dtype."""
-    pad = augmentation.crop_padding
-    if pad:
-        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])  # noqa: E731
-        images = jax.vmap(crop)(padded, views.corner)
+    """Returns `images` [B, H, W, C] as `views` shows them; float32 if they are resized."""
+    shape, pad = images.shape[1:], augmentation.crop_padding
+    if augmentation.resize:
+        side, channels = augmentation.resize, shape[-1]
+        images = jax.image.resize(
+            images.astype(jnp.float32), (len(images), side, side, channels), "bilinear"
+        )
+        shape = (augmentation.image_size, augmentation.image_size, channels)
+    elif pad:
+        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    if images.shape[1:] != shape:
+        crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), shape)  # noqa: E731
+        images = jax.vmap(crop)(images, views.corner)
     if augmentation.flip:
         images = jnp.where(views.mirrored[:, None, None, None], images[:, :, ::-1], images)
     return images

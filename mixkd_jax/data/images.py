@@ -13,7 +13,7 @@ import math
 import sys
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixkd_jax.data.types import BrokenImageError, DataError, Item, Source
 
@@ -139,7 +139,10 @@ def _resized(image: Image.Image, size: Size, box: tuple[float, float, float, flo
 
 
 def _open(image: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(image), formats=_FORMATS)
+    try:
+        return Image.open(io.BytesIO(image), formats=_FORMATS)
+    except UnidentifiedImageError:  # its own message names only the buffer
+        raise ValueError("it is neither JPEG nor PNG") from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +109,7 @@ class Stream:
     process_index: int = 0
     process_count: int = 1
     broken: str = "stop"
-    _told: set[str] = dataclasses.field(default_factory=set, init=False, repr=False)
+    _told: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
@@ -149,13 +149,16 @@ class Stream:
         """Number of batches that hold every example once."""
         return -(-len(self.source) // self.batch_size)
 
-    def batches(self, first_step: int = 0) -> Iterator[StreamBatch]:
+    def batches(self, first_step: int = 0) -> Generator[StreamBatch]:
         """Yields the batches from a step on; close it, or let it go, to stop the threads.
 
         Raises:
+            ValueError: For a negative step.
             BrokenImageError: When a batch has a broken image and `broken` is "stop".
             DataError: If grain is not installed, or 100 images in a row are broken.
         """
+        if first_step < 0:
+            raise ValueError(f"first_step: expected at least 0, got {first_step}")
         try:
             import grain  # of the extra "stream", and slow to import
         except ImportError as error:
@@ -178,7 +181,7 @@ class Stream:
             .batch(share, batch_fn=self._collate)
         )
 
-    def _iterate(self, dataset: Any) -> Iterator[StreamBatch]:
+    def _iterate(self, dataset: Any) -> Generator[StreamBatch]:
         with contextlib.closing(iter(dataset)) as iterator:
             yield from iterator
 
@@ -213,24 +216,21 @@ class Stream:
         """Returns image, label and the number of broken images; no image if an evaluation's is."""
         tries = min(_MAX_SKIPPED, len(self.source)) if self.train else 1
         for skipped in range(tries):
+            candidate = (index + skipped) % len(self.source)
             try:
-                return *images.read(self.source, (index + skipped) % len(self.source)), skipped
+                return *images.read(self.source, candidate), skipped
             except BrokenImageError as error:
                 if self.broken == "stop":
                     raise
-                self._tell(error)
+                if candidate not in self._told:
+                    self._told.add(candidate)
+                    images.tell_skipped(error)
         if self.train:
             raise DataError(
                 f"{self.source.item_name(index)}: expected a readable image, got {tries} broken "
                 f"ones in a row"
             )
         return None, 0, 1
-
-    def _tell(self, error: BrokenImageError) -> None:
-        """Tells of each broken image once, however often it comes."""
-        if str(error) not in self._told:
-            self._told.add(str(error))
-            images.tell_skipped(error)
 
     def _view(self, image: Image.Image, position: int) -> np.ndarray:
         """Returns the part of an image that the stream shows at a position, uint8 [H, W, 3]."""
