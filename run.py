@@ -22,7 +22,10 @@ from mixkd_jax.training.preemption import StopRequest
 config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.")
 flags.DEFINE_string("workdir", None, "Folder of this run. Default: a new one under runs/.")
 flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "evaluate: measure the newest checkpoints there are."
+    "mode",
+    "train",
+    ["train", "evaluate", "analyze"],
+    "evaluate, analyze: measure the newest checkpoints there are.",
 )
 flags.DEFINE_bool(
     "distributed", False, "One process of many, on a TPU pod slice, Slurm or Open MPI."

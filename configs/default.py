@@ -19,8 +19,11 @@ def get_config() -> ConfigDict:
     config.mixup = mixup()
     config.loss = loss()
     config.teacher = training()
+    # The teacher's parameters: "replicated" has all of them on every device, "sharded" a part.
+    config.teacher_parameters = "replicated"
     config.student = training()
     config.evaluation = evaluation()
+    config.analysis = analysis()
     config.log = log()
     config.checkpoint = checkpoint()
     return config
@@ -42,6 +45,10 @@ def data() -> ConfigDict:
     # images, the validation and the test images), not to what the teacher learns from: its
     # standard deviation as a fraction of the pixels' range.
     data.noise = 0.0
+    # Pixels of both sides of what the models see. 0: as the images are; of "folder": their own
+    # size if they have one, else found.
+    data.image_size = 0
+    data.resize = 0  # training: pixels to resize to before a random crop of image_size; 0: no crop
     data.crop_padding = 0  # pixels of zeros on every side before a random crop; 0: no crop
     data.flip = False  # mirror half of the images, left to right
     # What every model subtracts from and divides pixels in [0, 1] by: a number per channel.
@@ -82,6 +89,16 @@ def training() -> ConfigDict:
     training = ConfigDict()
     training.model = "cnn"  # a name of mixkd_jax.models.model_names()
     training.dtype = "float32"  # of computation: float32 or bfloat16
+    # "data" standardises pixels by data.mean and data.std; "paper" and "keras" as the pipeline of
+    # the paper or of keras.applications did it for this model (mixkd_jax.models.pixel_statistics).
+    training.pixels = "data"
+    # Keras files to start from (docs/weights.md), paths or hf://owner/repository/file: all weights
+    # of this very model, or those of its backbone. With `weights`, `duration` may be "0 epochs".
+    training.weights = ""
+    training.backbone_weights = ""
+    # First train the head alone, the backbone frozen: Adam on the cross-entropy, without mixing.
+    training.head_duration = "0 epochs"
+    training.head_learning_rate = 1e-3
     training.batch_size = 64  # examples in a step, over all devices together
     training.duration = "1 epochs"
 
@@ -115,6 +132,16 @@ def evaluation() -> ConfigDict:
     evaluation.batch_size = 500  # examples at once; changes no result
     evaluation.num_bins = 15  # equal-width confidence bins of the ECE
     return evaluation
+
+
+def analysis() -> ConfigDict:
+    """How a trained model is analysed between two images."""
+    analysis = ConfigDict()
+    # Pairs of images mixed with lam ~ U(0, 1), of what students learn from and of the test images
+    # each. The answers to all of them are held in memory. 0 analyses nothing.
+    analysis.pairs = 2000
+    analysis.path_pairs = 200  # the first of these, each followed at 21 values of lam
+    return analysis
 
 
 def log() -> ConfigDict:

@@ -111,6 +111,8 @@ class Data:
     validation_examples: int = _integer(0)
     test_examples: int = _count()
     noise: float = _number(largest=1)
+    image_size: int = _integer(0)
+    resize: int = _integer(0)
     crop_padding: int = _integer(0)
     flip: bool = _field("True or False")
     mean: tuple[float, ...] = _field(
@@ -194,8 +196,13 @@ class Training:
 
     model: str = _field("the name of a model", bool)
     dtype: str = _one_of("float32", "bfloat16")
+    pixels: str = _one_of("data", "paper", "keras")
+    weights: str = _field("a file, or nothing")
+    backbone_weights: str = _field("a file, or nothing")
+    head_duration: Duration = _duration(zero=True)
+    head_learning_rate: float = _number(above=True)
     batch_size: int = _integer(1)
-    duration: Duration = _duration()
+    duration: Duration = _duration(zero=True)
     optimizer: Optimizer = _field("a section")
     schedule: Schedule = _field("a section")
 
@@ -206,6 +213,14 @@ class Evaluation:
 
     batch_size: int = _integer(1)
     num_bins: int = _integer(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """How a trained model is analysed."""
+
+    pairs: int = _field("0, or an integer of at least 2", lambda value: value == 0 or value > 1)
+    path_pairs: int = _integer(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,8 +255,10 @@ class Experiment:
     mixup: Mixup = _field("a section")
     loss: Loss = _field("a section")
     teacher: Training = _field("a section")
+    teacher_parameters: str = _one_of("replicated", "sharded")
     student: Training = _field("a section")
     evaluation: Evaluation = _field("a section")
+    analysis: Analysis = _field("a section")
     log: Log = _field("a section")
     checkpoint: Checkpoint = _field("a section")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from mixkd_jax import config, data, workdir
+from mixkd_jax import analysis, config, data, workdir
 from mixkd_jax.data.device import Examples
 from mixkd_jax.evaluation import evaluate, results
 from mixkd_jax.files import write_json
@@ -46,7 +47,7 @@ def run(
     Args:
       values: the config, with the fields of configs/default.py.
       folder: of this run; one that holds an unfinished run of the same config is continued.
-      mode: "train", or "evaluate" to measure the newest checkpoints that are there.
+      mode: "train", or "evaluate" or "analyze" to measure the newest checkpoints that are there.
       dataset: used instead of loading the config's.
       stop: whether to save and stop after a step; `preemption.StopRequest()` listens to SIGTERM.
       command: what the user typed, for the report.
@@ -70,8 +71,10 @@ def run(
         teacher_variables = run_teacher(job)
         for arm in settings.arms:
             run_arm(job, arm, teacher_variables)
-    else:
+    elif mode == "evaluate":
         evaluate_all(job)
+    if mode != "evaluate":
+        analysis.analyse_all(job, functools.partial(_newest, job), again=mode == "analyze")
     return report(folder)
 
 
@@ -82,11 +85,17 @@ def run_teacher(job: Job) -> Variables:
         clock = _clock(job, "teacher")
         trainer = _compile(job, model, "ce", None, clock)
         measures = _evaluators(job, model, clock)
-        _run_model(job, "teacher", 0, model, trainer, measures, clock)
+        (start,) = _starts(job, model, {"head/teacher": 0})
+        _run_model(job, "teacher", 0, model, trainer, measures, clock, start)
+    like = abstract_state(recipe(job, model, "ce"), model.examples)
+    placed = sharding.parameters(job.mesh, like.params, job.settings.teacher_parameters)
+    params = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        like.params,
+        placed,
+    )
     with _checkpoints(job, "teacher") as checkpoints:
-        return checkpoints.restore(
-            abstract_state(recipe(job, model, "ce"), model.examples)
-        ).variables
+        return checkpoints.restore(dataclasses.replace(like, params=params)).variables
 
 
 def run_arm(job: Job, arm: str, teacher_variables: Variables) -> None:
@@ -98,10 +107,11 @@ def run_arm(job: Job, arm: str, teacher_variables: Variables) -> None:
     first = _clock(job, _name(arm, left[0]))
     trainer = _compile(job, model, arm, teacher_variables, first)
     measures = _evaluators(job, model, first)
-    for seed in left:
+    starts = _starts(job, model, {f"head/student/{seed}": 1 + seed for seed in left})
+    for seed, start in zip(left, starts, strict=True):
         name = _name(arm, seed)
         clock = first if seed == left[0] else _clock(job, name)
-        _run_model(job, name, 1 + seed, model, trainer, measures, clock)
+        _run_model(job, name, 1 + seed, model, trainer, measures, clock, start)
 
 
 def evaluate_all(job: Job) -> None:
@@ -193,6 +203,42 @@ def _evaluators(job: Job, model: Model, clock: Clock) -> Measures:
         return Measures(compiled(job.test), validation)
 
 
+def _starts(job: Job, model: Model, stages: Mapping[str, int]) -> Iterator[Variables | None]:
+    """Yields what each training begins with: files, or what its first stage made of the head.
+
+    Args:
+      job: of the model.
+      model: to be trained.
+      stages: names of the first stages and the numbers of their keys.
+    """
+    trainer = None
+    for name, number in stages.items():
+        if model.head is None:
+            yield model.start
+            continue
+        clock = _clock(job, name)
+        with _checkpoints(job, name) as checkpoints:
+            if not sharding.agreed(checkpoints.latest() == model.head.steps.total):
+                trainer = trainer or _compile(job, model.head, "ce", None, clock)
+                run = _run(job, name, number, model.head, checkpoints, clock, model.start)
+                train(run, trainer, job.around)
+            like = abstract_state(recipe(job, model.head, "ce"), model.examples)
+            yield checkpoints.restore(like).variables
+
+
+def _run(
+    job: Job,
+    name: str,
+    number: int,
+    model: Model,
+    checkpoints: Checkpoints,
+    clock: Clock,
+    start: Variables | None,
+) -> Run:
+    key = _key(job, number)
+    return Run(name, key, model.steps, model.schedule, checkpoints, clock, start=start)
+
+
 def _run_model(
     job: Job,
     name: str,
@@ -201,19 +247,14 @@ def _run_model(
     trainer: Trainer,
     measures: Measures,
     clock: Clock,
+    start: Variables | None,
 ) -> None:
     """Trains one model to its end and evaluates it."""
     validation = measures.validation
     with _checkpoints(job, name) as checkpoints:
-        run = Run(
-            name=name,
-            key=_key(job, number),
-            steps=model.steps,
-            schedule=model.schedule,
-            checkpoints=checkpoints,
-            clock=clock,
-            validate=validation and (lambda variables: validation(variables).metrics),
-        )
+        run = _run(job, name, number, model, checkpoints, clock, start)
+        if validation is not None:
+            run = dataclasses.replace(run, validate=lambda variables: validation(variables).metrics)
         state = train(run, trainer, job.around)
     _write_evaluation(job, name, model.steps.total, state.variables, measures.test, clock)
 
@@ -222,15 +263,23 @@ def _evaluate_newest(job: Job, names: list[str], model: Model, arm: str = "ce") 
     """Evaluates the newest checkpoint of each of `names`, which are trained alike."""
     evaluator = None
     for name in names:
-        with _checkpoints(job, name) as checkpoints:
-            step = checkpoints.latest()
-            if step is None:
-                job.around.progress.say(f"{name}: has no checkpoint yet")
-                continue
-            state = checkpoints.restore(abstract_state(recipe(job, model, arm), model.examples))
+        newest = _newest(job, name, model, arm)
+        if newest is None:
+            continue
         clock = _clock(job, name)
         evaluator = evaluator or _evaluators(job, model, clock).test
-        _write_evaluation(job, name, step, state.variables, evaluator, clock)
+        _write_evaluation(job, name, *newest, evaluator, clock)
+
+
+def _newest(job: Job, name: str, model: Model, arm: str) -> tuple[int, Variables] | None:
+    """Returns the step and the variables of a model's newest checkpoint, if it has one."""
+    with _checkpoints(job, name) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            job.around.progress.say(f"{name}: has no checkpoint yet")
+            return None
+        state = checkpoints.restore(abstract_state(recipe(job, model, arm), model.examples))
+    return step, state.variables
 
 
 def _write_evaluation(

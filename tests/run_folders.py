@@ -33,7 +33,7 @@ def add_run(root: Path, run: str, rng: np.random.Generator) -> dict:
     """Adds an evaluated run with its log, and returns its evaluation."""
     written = evaluation(rng)
     write_json(root / run / "evaluation.json", written)
-    parts = ("compile", "train", "evaluate", "checkpoint")
+    parts = ("compile", "train", "evaluate", "checkpoint", "analyse")
     write_json(root / run / "time.json", {part: float(rng.random()) for part in parts})
     with (root / "metrics.jsonl").open("a", encoding="utf-8") as log:
         for step in range(10, 50, 10):

@@ -14,7 +14,7 @@ from mixkd_jax.evaluation.run_folder import RunFolder, read
 from mixkd_jax.files import write_json
 
 BASELINE = "ce"
-TIME_PARTS = ("compile", "train", "evaluate", "checkpoint")
+TIME_PARTS = ("compile", "train", "evaluate", "checkpoint", "analyse")
 MISSING = "-"
 
 

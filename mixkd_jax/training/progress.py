@@ -17,7 +17,7 @@ from mixkd_jax.files import write_json
 class Clock:
     """Adds up the seconds that a model took, by what they were spent on, over all its sessions."""
 
-    KINDS = ("compile", "train", "evaluate", "checkpoint")
+    KINDS = ("compile", "train", "evaluate", "checkpoint", "analyse")
 
     def __init__(self, file: epath.Path):
         """Goes on from `file` if an earlier session saved it."""

@@ -1,0 +1,85 @@
+"""What a model says about images and mixtures of them, and what it saw in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mixkd_jax import mixup
+from mixkd_jax.data.device import Examples
+from mixkd_jax.models.network import Network, Variables
+from mixkd_jax.training import sharding
+
+
+class Answers(NamedTuple):
+    """A model's answers to n inputs, in host memory.
+
+    Attributes:
+      logits: f32[n, C].
+      features: f32[n, D], the input of its classifier.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+
+
+Ask = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], Answers]
+
+
+def create_ask(
+    network: Network, variables: Variables, examples: Examples, *, mesh: Mesh, batch_size: int
+) -> Ask:
+    """Compiles a function from (variables, i, j, lam) to answers on lam x_i + (1 - lam) x_j.
+
+    Args:
+      network: what is asked.
+      variables: of the network, or their shapes.
+      examples: the split, on every device of `mesh`.
+      mesh: the devices that share a batch.
+      batch_size: inputs at once, rounded up to a multiple of the devices; changes no result but by
+        rounding.
+
+    Returns:
+      The function; i and j i32[n] are indices of the split, lam is f32[n]. λ = 1 asks about x_i
+      itself. It holds one batch on the devices, and all its answers in host memory.
+    """
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+
+    def answer(variables, examples, i, j, lam):
+        i, j, lam = sharding.over_data(mesh, (i, j, lam))
+        mixed = mixup.interpolate(lam, examples.images[i], examples.images[j])
+        # One pass for both: the features are caught on their way to the classifier.
+        logits, caught = network.module.apply(
+            variables,
+            network.preprocess(mixed),
+            train=False,
+            capture_intermediates=lambda _, method: method == "features",
+            mutable=["intermediates"],
+        )
+        features = caught["intermediates"]["features"][0]  # pyright: ignore[reportArgumentType, reportIndexIssue, reportCallIssue]
+        return Answers(logits, features.reshape(features.shape[0], -1))  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+
+    index, weight = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
+    compiled = (
+        jax.jit(answer, out_shardings=sharding.replicated(mesh))
+        .lower(variables, examples, index, index, weight)
+        .compile()
+    )
+
+    def ask(variables: Variables, i: np.ndarray, j: np.ndarray, lam: np.ndarray) -> Answers:
+        parts = []
+        for start in range(0, len(i), batch_size):
+            own = slice(start, start + batch_size)
+            batch = [_padded(values[own], batch_size) for values in (i, j, lam)]
+            parts.append(jax.tree.map(np.asarray, compiled(variables, examples, *batch)))
+        return Answers(*(np.concatenate(part)[: len(i)] for part in zip(*parts, strict=True)))
+
+    return ask
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(values, (0, size - len(values)))

@@ -1,0 +1,115 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from mixkd_jax import models
+from mixkd_jax.data.device import Examples
+from mixkd_jax.evaluation import analyse
+from mixkd_jax.models.network import Network
+from mixkd_jax.training import sharding
+
+RNG = np.random.default_rng(0)
+NETWORK = Network(models.create_model("cnn", num_classes=4, width=4), (0.3,), (0.4,))
+MESH = sharding.data_mesh()
+
+
+def examples(count):
+    images = RNG.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
+    labels = RNG.integers(0, 4, count).astype(np.int32)
+    return Examples(*jax.device_put((images, labels), sharding.replicated(MESH)))
+
+
+@pytest.fixture(scope="module")
+def questions():
+    splits = {"train": examples(20), "test": examples(30)}
+    return analyse.create_questions(
+        splits, examples(10), num_pairs=60, path_pairs=5, num_bins=15, seed=3
+    )
+
+
+@pytest.fixture(scope="module")
+def interviews(questions):
+    """Of a teacher and a student: two random networks."""
+    variables = [
+        jax.device_put(NETWORK.init(jax.random.key(k), (8, 8, 1)), sharding.replicated(MESH))
+        for k in range(2)
+    ]
+    ask = analyse.create_interview(NETWORK, variables[0], questions, mesh=MESH, batch_size=16)
+    return [ask(own) for own in variables], variables
+
+
+def test_interviews_hold_what_was_asked(questions, interviews):
+    (teacher, _), (variables, _) = interviews
+    images = np.asarray(questions.splits["test"].images, np.float32)
+    own = np.asarray(NETWORK.logits(jax.device_get(variables), jnp.asarray(images)))
+    np.testing.assert_allclose(teacher.test, own, rtol=1e-4, atol=1e-5)
+    pairs, response = questions.pairs["test"], teacher.splits["test"]
+    np.testing.assert_allclose(response.real.logits, own[pairs.images], rtol=1e-4, atol=1e-5)
+    assert teacher.held_out.shape == (10, 4)
+    assert response.mixed.logits.shape == (60, 4)
+    # A path begins at x_j (λ = 0) and ends at x_i.
+    path = response.path.logits.reshape(21, 5, 4)
+    ends = [own[pairs.images[side[:5]]] for side in (pairs.j, pairs.i)]
+    np.testing.assert_allclose(path[[0, -1]], ends, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_is_its_own_perfect_student(questions, interviews):
+    (teacher, _), _ = interviews
+    found = analyse.analyse(questions, teacher, teacher)
+    for split in found["splits"].values():
+        overall = split["mixed"]["all"]["overall"]
+        for name in ("kl_teacher", "linearity_gain", "entropy_gap"):
+            assert overall[name]["mean"] == pytest.approx(0, abs=1e-6)
+        assert overall["agreement"]["mean"] == split["real"]["agreement"]["mean"] == 1
+        assert split["cka"] == pytest.approx({"real": 1, "mixed": 1}, abs=1e-5)
+
+
+def test_numbers_are_those_of_numpy(questions, interviews):
+    (teacher, student), _ = interviews
+    found = analyse.analyse(questions, student, teacher)["splits"]["train"]
+    pairs, own = questions.pairs["train"], student.splits["train"]
+    p_t, p_s = (
+        special.softmax(model.splits["train"].mixed.logits.astype(float), -1)
+        for model in (teacher, student)
+    )
+    overall = found["mixed"]["all"]["overall"]
+    kl = stats.entropy(p_t, p_s, axis=-1)
+    assert overall["kl_teacher"]["mean"] == pytest.approx(kl.mean(), rel=1e-4)
+    assert overall["kl_teacher"]["stderr"] == pytest.approx(stats.sem(kl), rel=1e-4)
+    gap = np.asarray(stats.entropy(p_t, axis=-1)) - stats.entropy(p_s, axis=-1)
+    assert overall["entropy_gap"]["mean"] == pytest.approx(gap.mean(), rel=1e-3)
+    different = pairs.labels[pairs.i] != pairs.labels[pairs.j]
+    kinds = {kind: found["mixed"][kind]["overall"]["kl_teacher"] for kind in ("same", "different")}
+    assert kinds["different"]["mean"] == pytest.approx(kl[different].mean(), rel=1e-4)
+    assert kinds["same"]["count"] == (~different).sum()
+    path = special.softmax(own.path.logits.astype(float), -1).reshape(21, 5, 4)
+    entropy = stats.entropy(path, axis=-1).mean(1)
+    np.testing.assert_allclose(found["path"]["entropy"]["mean"], entropy, rtol=1e-4)
+    assert found["path"]["lam"] == [round(k / 20, 2) for k in range(21)]
+    # At both ends of a path a mixture is an image itself.
+    ends = np.array(found["path"]["nonlinearity"]["mean"])[[0, -1]]
+    np.testing.assert_allclose(ends, 0, atol=1e-5)
+
+
+def test_analysing_twice_gives_the_same_strict_json(questions, interviews):
+    (teacher, student), (_, variables) = interviews
+    first, again = (analyse.analyse(questions, student, teacher) for _ in range(2))
+    assert json.dumps(first, allow_nan=False) == json.dumps(again, allow_nan=False)
+    for batch_size in (16, 64):
+        ask = analyse.create_interview(
+            NETWORK, variables, questions, mesh=MESH, batch_size=batch_size
+        )
+        other = analyse.analyse(questions, ask(variables), teacher)["splits"]["test"]
+        mean = first["splits"]["test"]["mixed"]["all"]["peak"]["nonlinearity"]["mean"]
+        found = other["mixed"]["all"]["peak"]["nonlinearity"]["mean"]
+        assert found == pytest.approx(mean, rel=1e-4)
+
+
+def test_a_teacher_is_compared_with_nobody(questions, interviews):
+    (teacher, _), _ = interviews
+    split = analyse.analyse(questions, teacher)["splits"]["test"]
+    assert "cka" not in split and "kl_teacher" not in split["mixed"]["all"]["overall"]

@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixkd_jax import models
+from mixkd_jax.data.device import Examples
+from mixkd_jax.evaluation.answers import create_ask
+from mixkd_jax.models.network import Network
+from mixkd_jax.training import sharding
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
+NETWORK = Network(models.create_model("cnn", num_classes=5), (0.3,), (0.4,))
+VARIABLES = NETWORK.init(jax.random.key(0), (8, 8, 1))
+
+
+def ask_of(batch_size, devices=None):
+    mesh = sharding.data_mesh(devices)
+    put = sharding.replicated(mesh)
+    examples = Examples(*jax.device_put((IMAGES, np.zeros(21, np.int32)), put))
+    variables = jax.device_put(VARIABLES, put)
+    ask = create_ask(NETWORK, variables, examples, mesh=mesh, batch_size=batch_size)
+    return lambda *pairs: ask(variables, *pairs)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    i, j = RNG.integers(0, 21, (2, 30)).astype(np.int32)
+    return i, j, RNG.random(30).astype(np.float32)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(8, None), (13, 1)])
+def test_answers_are_the_network_s_on_the_mixture(pairs, batch_size, devices):
+    i, j, lam = pairs
+    found = ask_of(batch_size, jax.devices()[:devices])(i, j, lam)
+    weight = lam[:, None, None, None]
+    mixed = (weight * IMAGES[i] + (1 - weight) * IMAGES[j]).astype(np.float32)
+    mixed = jnp.asarray(mixed)
+    np.testing.assert_allclose(found.logits, NETWORK.logits(VARIABLES, mixed), rtol=1e-4, atol=1e-5)
+    features = NETWORK.module.apply(VARIABLES, NETWORK.preprocess(mixed), method="features")
+    np.testing.assert_allclose(found.features, np.asarray(features), rtol=1e-4, atol=1e-5)
+
+
+def test_weight_one_asks_about_the_image_itself(pairs):
+    index = np.arange(21, dtype=np.int32)
+    found = ask_of(8)(index, index[::-1].copy(), np.ones(21, np.float32))
+    own = NETWORK.logits(VARIABLES, jnp.asarray(IMAGES, jnp.float32))
+    np.testing.assert_allclose(found.logits, own, rtol=1e-4, atol=1e-5)
