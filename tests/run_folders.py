@@ -16,7 +16,7 @@ def write_json(path: Path, value) -> None:
 
 def evaluation(rng: np.random.Generator) -> dict:
     metrics = {name: float(rng.random()) for name in METRICS}
-    metrics["overconfidence"] = float(rng.normal(0, 0.1))
+    metrics["overconfidence"] = float(rng.normal(0, 0.03))
     count = rng.integers(0, 40, BINS)
     count[0] = 0
     confidence = count * (np.arange(BINS) + rng.random(BINS)) / BINS

@@ -87,7 +87,7 @@ def test_numbers_are_those_of_numpy(questions, interviews):
     assert kinds["different"]["mean"] == pytest.approx(kl[different].mean(), rel=1e-4)
     assert kinds["same"]["count"] == (~different).sum()
     path = special.softmax(own.path.logits.astype(float), -1).reshape(21, 5, 4)
-    entropy = stats.entropy(path, axis=-1).mean(1)
+    entropy = np.asarray(stats.entropy(path, axis=-1)).mean(1)
     np.testing.assert_allclose(found["path"]["entropy"]["mean"], entropy, rtol=1e-4)
     assert found["path"]["lam"] == [round(k / 20, 2) for k in range(21)]
     # At both ends of a path a mixture is an image itself.
