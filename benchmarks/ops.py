@@ -1,6 +1,6 @@
 """Time and memory of each loss against the plain composition of its formula.
 
-    python benchmarks/ops.py --out docs/results/ops.json --hardware "2-core x86-64 CPU"
+    PYTHONPATH=. python benchmarks/ops.py --out docs/results/ops.json --hardware "2-core x86-64 CPU"
 
 Measures value and gradient (in the student's logits, of the mean over the batch)
 under jit. "plain" is the formula written with optax and jax.nn as one would by
@@ -76,7 +76,7 @@ def _plain_dist(s: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
     return distance(1) + distance(0)
 
 
-# name -> (ours, plain)
+# name -> (ours, plain); the second argument of "soft" is the labels.
 CASES: dict[str, tuple[Loss, Loss]] = {
     "distillation_kl": (
         lambda s, t, y: losses.distillation_kl(s, t, temperature=2.0),
@@ -93,8 +93,8 @@ CASES: dict[str, tuple[Loss, Loss]] = {
         lambda s, t, y: optax.losses.softmax_cross_entropy_with_integer_labels(s, y),
     ),
     "cross_entropy (soft)": (
-        lambda s, t, y: losses.cross_entropy(s, jax.nn.softmax(t)),
-        lambda s, t, y: optax.losses.softmax_cross_entropy(s, jax.nn.softmax(t)),
+        lambda s, t, y: losses.cross_entropy(s, t),
+        lambda s, t, y: optax.losses.softmax_cross_entropy(s, t),
     ),
     "distillation_loss": (
         lambda s, t, y: losses.distillation_loss(s, t, y, kd_weight=0.8, ce_weight=0.2)[0],
@@ -167,7 +167,7 @@ def torch_cases() -> dict[str, Loss]:
         "distillation_kl": lambda s, t, y: kl(s, t, 2.0),
         "distillation_kl (std)": std,
         "cross_entropy (indices)": lambda s, t, y: F.cross_entropy(s, y),
-        "cross_entropy (soft)": lambda s, t, y: F.cross_entropy(s, F.softmax(t, -1)),
+        "cross_entropy (soft)": lambda s, t, y: F.cross_entropy(s, t),
         "distillation_loss": lambda s, t, y: 0.8 * kl(s, t, 2.0) + 0.2 * F.cross_entropy(s, y),
         "logit_standardization_kl": lambda s, t, y: kl(zscore(s), zscore(t), 2.0),
         "decoupled_kl": dkd,
@@ -240,15 +240,17 @@ def measure(only: str, rounds: int) -> list[dict[str, Any]]:
             rng.normal(scale=3, size=shape).astype(np.float32),
             rng.integers(shape[1], size=shape[0]).astype(np.int32),
         )
-        arguments = tuple(jax.device_put(a) for a in arrays)
+        soft_labels = np.asarray(jax.nn.softmax(arrays[1]))
         for name, (ours, plain) in CASES.items():
             if only not in name:
                 continue
+            given = (arrays[0], soft_labels, arrays[2]) if "soft" in name else arrays
+            arguments = tuple(jax.device_put(a) for a in given)
             calls, sizes = {}, {}
             for side, loss in (("ours", ours), ("plain", plain)):
                 calls[side], sizes[side] = compile_jax(loss, arguments)
             if name in torch_losses:
-                calls["torch"] = prepare_torch(torch_losses[name], arrays)
+                calls["torch"] = prepare_torch(torch_losses[name], given)
             ms = take_turns(calls, rounds)
             rows.append(
                 {

@@ -1,6 +1,7 @@
 """The ops once more, in NumPy float64, row by row, straight from the papers' formulas."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ def f64(*arrays):
     return [np.asarray(a, np.float64) for a in arrays]
 
 
-def distillation_kl(s, t, temperature=1.0):
+def distillation_kl(s, t, temperature: Any = 1.0):
     s, t = f64(s, t)
     if temperature == "std":
 

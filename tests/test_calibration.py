@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +177,7 @@ def test_fitted_temperature_minimises_the_nll(classes, scale, true):
     noise = rng.gumbel(size=logits.shape)
     y = np.argmax(logits / true + noise, 1)
     got = float(jax.jit(calibration.fit_temperature)(logits, y))
-    best = optimize.minimize_scalar(
+    best: Any = optimize.minimize_scalar(
         lambda x: nll(np.exp(x), logits, y),
         bounds=(-4, 6),
         method="bounded",

@@ -1,5 +1,7 @@
 """Mixing: the draws, their distribution, and what is made of them."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,7 +143,7 @@ def test_gradient_vmap_and_shard_map():
         (lambda: mixup.sample_mixup(KEY, 4, alpha="1"), "alpha: .*number, got '1'"),
         (lambda: mixup.sample_mixup(KEY, 4, partial=1.5), "partial: .*at most 1, got 1.5"),
         (lambda: mixup.sample_mixup(KEY, 0), "batch_size: .*at least 1.*got 0"),
-        (lambda: mixup.sample_mixup(KEY, 4.0), "batch_size: .*got 4.0"),
+        (lambda: mixup.sample_mixup(KEY, cast(Any, 4.0)), "batch_size: .*got 4.0"),
         (lambda: mixup.apply_mixup(mixup.sample_mixup(KEY, 4), np.ones((3, 2))), "x: .*4 examples"),
         (
             lambda: mixup.interpolate(np.ones(2), np.ones((2, 3)), np.ones((2, 4))),

@@ -114,6 +114,23 @@ def _odds_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return odds, jnp.sum(slope * tangents[0], -1)
 
 
+@jax.custom_jvp
+def top_odds(x: jax.Array) -> jax.Array:
+    """Returns the log odds of any other class against the first most likely one."""
+    m = jnp.max(x, -1, keepdims=True)
+    m = jnp.where(m == -jnp.inf, 0, m)
+    rest = jnp.sum(jnp.where(x == m, 0, jnp.exp(x - m)), -1)
+    ties = jnp.sum(x == m, -1, dtype=x.dtype)
+    return jnp.log(rest + jnp.maximum(ties - 1, 0))
+
+
+@top_odds.defjvp
+def _top_odds_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # The index is needed for the derivative alone: finding it is slow on CPUs.
+    _, slope = _odds_terms(primals[0], jnp.argmax(primals[0], -1))
+    return top_odds(primals[0]), jnp.sum(slope * tangents[0], -1)
+
+
 def binary_kl(student_odds: jax.Array, teacher_odds: jax.Array) -> jax.Array:
     """Returns the KL between two binary distributions, each given by its log odds."""
     student = jnp.stack([jnp.zeros_like(student_odds), student_odds], -1)

@@ -50,7 +50,7 @@ def sample_confidence_kl(
     student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
     loss = temperature**2 * _labels.binary_kl(
         _labels.log_odds(student / temperature, labels),
-        _labels.log_odds(teacher / temperature, jnp.argmax(teacher, -1)),
+        _labels.top_odds(teacher / temperature),
     )
     return _labels.nan_unless_label(loss, labels, student.shape[-1])
 
