@@ -23,11 +23,14 @@ class Network:
       module: a Linen module with `apply(variables, images, train=False) -> logits`.
       mean: per channel, subtracted from pixels in [0, 1].
       std: per channel, divides the difference.
+      image_size: height and width in pixels that the module sees; images of another size are
+        resized (bilinear). 0 takes them as they are.
     """
 
     module: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    image_size: int = 0
 
     def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         """Returns new variables for images [H, W, C]."""
@@ -35,6 +38,10 @@ class Network:
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """Returns what the module sees of pixels in [0, 255]."""
+        side = self.image_size
+        if side and images.shape[1:3] != (side, side):
+            shape = (images.shape[0], side, side, images.shape[3])
+            images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
         return standardize(images, self.mean, self.std)
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:

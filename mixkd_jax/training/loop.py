@@ -50,9 +50,10 @@ class Steps:
             count = duration.steps(num_examples=num_examples, batch_size=training.batch_size)
             return max(count, 1)
 
-        line = min(steps(log.every), steps(training.duration))
+        total = steps(training.duration) if training.duration.amount else 0
+        line = min(steps(log.every), max(total, 1))
         return cls(
-            total=steps(training.duration),
+            total=total,
             per_epoch=num_examples // training.batch_size,
             log=line,
             validate=math.ceil(steps(log.validate_every) / line) * line,
@@ -87,6 +88,7 @@ class Run:
       checkpoints: of this model.
       clock: what its time is counted on.
       validate: from variables to metrics of held-out images; None if there are none.
+      start: variables to begin with; None begins with random ones.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Run:
     checkpoints: Checkpoints
     clock: Clock
     validate: Callable[[Variables], dict[str, float]] | None = None
+    start: Variables | None = None
 
 
 def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
@@ -111,6 +114,8 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
     around.progress.start(run.name, step, steps.total, trainer.recipe.batch_size)
     orders = epoch_orders(run.key, trainer.examples, trainer.recipe)
     line: dict[str, float] = {}
+    if not steps.total:
+        run.checkpoints.save(state)
     while step < steps.total:
         with run.clock.measure("train"):
             step, state, stop = _until_line(step, state, run, trainer, orders, around)
@@ -132,7 +137,13 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
 
 def _start(run: Run, trainer: Trainer) -> TrainState:
     if run.checkpoints.latest() is None:
-        return trainer.init(run.key)
+        state = trainer.init(run.key)
+        if run.start is None:
+            return state
+        start = jax.tree.map(jnp.copy, jax.device_put(dict(run.start), state.step.sharding))
+        return dataclasses.replace(
+            state, params=start["params"], batch_stats=start.get("batch_stats", {})
+        )
     return run.checkpoints.restore(abstract_state(trainer.recipe, trainer.examples))
 
 

@@ -23,6 +23,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def parameters(mesh: Mesh, tree: Any, how: str) -> Any:
+    """Returns a sharding for every array of `tree`.
+
+    Args:
+      mesh: the devices.
+      tree: of arrays or their shapes.
+      how: "replicated", or "sharded": the largest axis that divides by the number of devices is
+        split over them, and an array without such an axis is replicated.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
+        if how == "replicated" or not axes:
+            return replicated(mesh)
+        split = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, P(*(None,) * split, "data"))
+
+    return jax.tree.map(sharding, tree)
+
+
 def over_data(mesh: Mesh, tree: Any) -> Any:
     """Inside a jit: splits the leading axis of every array over the mesh."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P("data")))
