@@ -18,10 +18,10 @@ class ResNet18(Backbone):
     """The network without its classifier; 512 features.
 
     Attributes:
-        blocks: Number of blocks of each of the four stages.
+        blocks: Number of blocks of each stage, four in ResNet-18.
     """
 
-    blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:

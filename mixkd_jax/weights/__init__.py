@@ -95,11 +95,10 @@ def _load(
         if backbone_only:
             stored = {p: d for p, d in stored.items() if p in expected or not _is_head(p)}
         _check_fit(expected, stored)
-        flat = {
-            target.path: jnp.asarray(target.convert(_read(stored[place])), jnp.float32)
-            for place, target in expected.items()
-        }
-    return flax.traverse_util.unflatten_dict(flat)
+        flat = {t.path: t.convert(_read(stored[place])) for place, t in expected.items()}
+    return jax.tree.map(
+        lambda values: jnp.asarray(values, jnp.float32), flax.traverse_util.unflatten_dict(flat)
+    )
 
 
 def _targets(
