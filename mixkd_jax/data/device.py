@@ -74,9 +74,7 @@ def batch_indices(order: jax.Array, step: jax.Array | int, batch_size: int) -> j
 def sample_views(key: jax.Array, batch_size: int, augmentation: Augmentation) -> Views:
     """Draws how each of `batch_size` images is augmented."""
     corner_key, mirror_key = jax.random.split(key)
-    corner = jax.random.randint(
-        corner_key, (batch_size, 2), 0, augmentation.corners, jnp.int32
-    )
+    corner = jax.random.randint(corner_key, (batch_size, 2), 0, augmentation.corners, jnp.int32)
     mirrored = jax.random.bernoulli(mirror_key, 0.5, (batch_size,)) & augmentation.flip
     return Views(corner, mirrored)
 
