@@ -200,6 +200,14 @@ def test_mistaken_arguments_are_refused(tmp_path):
         open_sources("digits")
 
 
+def test_long_reading_reports_progress(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(memory, "_CHUNK", 2)
+    _folder(tmp_path, train={"a": 3}, test={"a": 1})
+    assert len(load("folder", data_dir=str(tmp_path)).train) == 3
+    assert f"{tmp_path.name} train: 2 of 3 images read" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path):
     _folder(tmp_path, train={"a": 2}, test={"a": 1})
     folder = open_sources("folder", data_dir=str(tmp_path))

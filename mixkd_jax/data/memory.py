@@ -82,7 +82,8 @@ def load_sources(
             f"{sources.name}: expected images of at most {max_bytes:,} bytes together, got "
             f"{needed:,} at {size[0]}x{size[1]} pixels; stream them, or choose a smaller image_size"
         )
-    train, test = (_read_split(source, size, broken) for source in (sources.train, sources.test))
+    train = _read_split(f"{sources.name} train", sources.train, size, broken)
+    test = _read_split(f"{sources.name} test", sources.test, size, broken)
     skipped = len(sources.train) + len(sources.test) - len(train) - len(test)
     return Dataset(sources.name, sources.train.class_names, train, test, skipped)
 
@@ -93,7 +94,7 @@ def check_broken(broken: str) -> None:
         raise DataError(f"broken: expected 'stop' or 'skip', got {broken!r}")
 
 
-def _read_split(source: Source, size: Size, broken: str) -> Split:
+def _read_split(name: str, source: Source, size: Size, broken: str) -> Split:
     pixels = np.empty((len(source), *size, _CHANNELS), np.uint8)
     labels = np.empty(len(source), np.int32)
 
@@ -114,7 +115,7 @@ def _read_split(source: Source, size: Size, broken: str) -> Split:
             whole += threads.map(fill, range(start, min(start + _CHUNK, len(source))))
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
-                print(f"{len(whole):,} of {len(source):,} images read", file=sys.stderr)
+                print(f"{name}: {len(whole):,} of {len(source):,} images read", file=sys.stderr)
     if not any(whole):
         raise DataError(f"{source.item_name(0)}: expected readable images, got none in this split")
     return Split(pixels, labels) if all(whole) else Split(pixels[whole], labels[whole])
