@@ -133,6 +133,9 @@ def _top_odds_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 def binary_kl(student_odds: jax.Array, teacher_odds: jax.Array) -> jax.Array:
     """Returns the KL between two binary distributions, each given by its log odds."""
-    student = jnp.stack([jnp.zeros_like(student_odds), student_odds], -1)
-    teacher = jnp.stack([jnp.zeros_like(teacher_odds), teacher_odds], -1)
-    return _softmax.kl(student, teacher)
+
+    def logits(odds: jax.Array) -> jax.Array:
+        # The larger of the two is 0, so infinite odds are a class that is removed.
+        return jnp.stack([jnp.minimum(-odds, 0), jnp.minimum(odds, 0)], -1)
+
+    return _softmax.kl(logits(student_odds), logits(teacher_odds), 0.0)
