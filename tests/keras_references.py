@@ -159,13 +159,19 @@ def calibrate(model, call, images, seed=1):
     rng = np.random.default_rng(seed)
     _, updated = call(values(model), images, True)
     new = dict(zip([w.path for w in model.non_trainable_variables], updated, strict=True))
-    for layer in model.layers:
+
+    def of_batch(weight, momentum):
+        after, before = np.asarray(new[weight.path]), np.asarray(weight.value)
+        return (after - momentum * before) / (1 - momentum)
+
+    every: list[Any] = model.layers
+    for layer in every:
         if isinstance(layer, layers.BatchNormalization):
-            statistics: list[Any] = [layer.moving_mean, layer.moving_variance]
-            for weight in statistics:
-                after, before = np.asarray(new[weight.path]), np.asarray(weight.value)
-                batch = (after - layer.momentum * before) / (1 - layer.momentum)
-                weight.assign(np.maximum(batch * rng.uniform(0.8, 1.25, batch.shape), 1e-3))
+            mean = of_batch(layer.moving_mean, layer.momentum)
+            variance = of_batch(layer.moving_variance, layer.momentum)
+            variance = np.maximum(variance, 0.01 * variance.mean())
+            layer.moving_mean.assign(mean + 0.2 * np.sqrt(variance) * rng.normal(size=mean.shape))
+            layer.moving_variance.assign(variance * rng.uniform(0.8, 1.25, variance.shape))
 
 
 def weights(model):

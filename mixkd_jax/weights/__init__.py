@@ -149,7 +149,7 @@ def _check_fit(expected: Mapping[str, _Target], stored: Mapping[str, Any]) -> No
         problems.append(f"extra: {stored[place].name} {list(stored[place].shape)}")
     if problems:
         raise WeightsError(
-            f"{len(problems)} weights don't fit the model (is it another architecture, head, "
+            f"weights that don't fit the model: {len(problems)} (is it another architecture, head, "
             f"number of classes or image size?)\n  " + "\n  ".join(sorted(problems))
         )
 
