@@ -35,6 +35,15 @@ def data() -> ConfigDict:
     data.name = "digits"  # "digits" (in scikit-learn) or the name of a TFDS image data set
     data.data_dir = ""  # folder of the TFDS data sets; "" is TFDS' own, ~/tensorflow_datasets
     data.download = True  # download a TFDS data set that isn't there
+    # "device" keeps all images on every device, "stream" decodes them batch by batch; "auto"
+    # streams a folder of more than 4 GiB of pixels.
+    data.pipeline = "auto"
+    data.workers = 8  # stream: threads that decode; 0 decodes when a batch is asked for
+    data.prefetch = 2  # stream: batches decoded ahead
+    # stream: training views; "random_resized_crop", or "resize_crop": resize, then a random crop.
+    data.crop = "random_resized_crop"
+    # "stop" at a training image that can't be decoded, or "skip" it; a broken test image stops.
+    data.broken = "stop"
     # How many training images each model learns from: the first ones of one shuffle, which
     # `seed` decides, so that the smaller part lies within the larger. -1 takes all.
     data.teacher_examples = -1

@@ -8,8 +8,9 @@ import jax
 
 from mixkd_jax.evaluation import analyse
 from mixkd_jax.files import write_json
-from mixkd_jax.job import Job, Model
+from mixkd_jax.job import Job
 from mixkd_jax.models.network import Variables
+from mixkd_jax.setup import Model
 from mixkd_jax.training import sharding
 from mixkd_jax.training.progress import Clock
 
@@ -62,8 +63,8 @@ def _is_done(job: Job, name: str) -> bool:
 def _questions(job: Job) -> analyse.Questions:
     settings = job.settings
     return analyse.create_questions(
-        {"train": job.student.examples, "test": job.test},
-        job.validation,
+        {"train": job.student.images, "test": job.inputs.test},
+        job.inputs.validation,
         num_pairs=settings.analysis.pairs,
         path_pairs=settings.analysis.path_pairs,
         num_bins=settings.evaluation.num_bins,
@@ -72,13 +73,7 @@ def _questions(job: Job) -> analyse.Questions:
 
 
 def _interview(job: Job, model: Model, variables: Variables, questions: analyse.Questions):
-    return analyse.create_interview(
-        model.network,
-        variables,
-        questions,
-        mesh=job.mesh,
-        batch_size=job.settings.evaluation.batch_size,
-    )
+    return analyse.create_interview(job.ask(model, variables), questions)
 
 
 def _write(job: Job, name: str, step: int, found: dict, clock: Clock) -> None:

@@ -12,14 +12,15 @@ import jax
 from etils import epath
 
 from mixkd_jax import analysis, config, data, workdir
-from mixkd_jax.data.device import Examples
 from mixkd_jax.evaluation import evaluate, results
 from mixkd_jax.files import write_json
-from mixkd_jax.job import Job, Model, prepare, recipe
+from mixkd_jax.job import Job, prepare, recipe
 from mixkd_jax.models.network import Variables
+from mixkd_jax.setup import Model
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
 from mixkd_jax.training.dispatch import Trainer, abstract_state, compile_trainer
+from mixkd_jax.training.feeds import Images
 from mixkd_jax.training.loop import Run, train
 from mixkd_jax.training.progress import Clock
 
@@ -87,7 +88,7 @@ def run_teacher(job: Job) -> Variables:
         measures = _evaluators(job, model, clock)
         (start,) = _starts(job, model, {"head/teacher": 0})
         _run_model(job, "teacher", 0, model, trainer, measures, clock, start)
-    like = abstract_state(recipe(job, model, "ce"), model.examples)
+    like = abstract_state(recipe(job, model, "ce"), model.images)
     placed = sharding.parameters(job.mesh, like.params, job.settings.teacher_parameters)
     params = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -176,7 +177,7 @@ def _compile(
     with clock.measure("compile"):
         return compile_trainer(
             how,
-            model.examples,
+            model.images,
             teacher_variables if how.teacher else None,
             steps_per_dispatch=job.settings.log.steps_per_dispatch,
         )
@@ -184,23 +185,22 @@ def _compile(
 
 def _evaluators(job: Job, model: Model, clock: Clock) -> Measures:
     """Compiles the evaluation of a model on the test and on the validation images."""
-    variables = abstract_state(recipe(job, model, "ce"), model.examples).variables
+    variables = abstract_state(recipe(job, model, "ce"), model.images).variables
     settings = job.settings.evaluation
+    with clock.measure("compile"):
+        ask = job.ask(model, variables)
 
-    def compiled(examples: Examples) -> Evaluator:
+    def evaluator(images: Images) -> Evaluator:
         return evaluate.create_evaluator(
-            model.network,
-            variables,
-            examples,
-            mesh=job.mesh,
+            ask,
+            images,
             batch_size=settings.batch_size,
             num_bins=settings.num_bins,
             key=_key(job, 2**32 - 1),
         )
 
-    with clock.measure("compile"):
-        validation = None if job.validation is None else compiled(job.validation)
-        return Measures(compiled(job.test), validation)
+    validation = None if job.inputs.validation is None else evaluator(job.inputs.validation)
+    return Measures(evaluator(job.inputs.test), validation)
 
 
 def _starts(job: Job, model: Model, stages: Mapping[str, int]) -> Iterator[Variables | None]:
@@ -222,7 +222,7 @@ def _starts(job: Job, model: Model, stages: Mapping[str, int]) -> Iterator[Varia
                 trainer = trainer or _compile(job, model.head, "ce", None, clock)
                 run = _run(job, name, number, model.head, checkpoints, clock, model.start)
                 train(run, trainer, job.around)
-            like = abstract_state(recipe(job, model.head, "ce"), model.examples)
+            like = abstract_state(recipe(job, model.head, "ce"), model.images)
             yield checkpoints.restore(like).variables
 
 
@@ -278,7 +278,7 @@ def _newest(job: Job, name: str, model: Model, arm: str) -> tuple[int, Variables
         if step is None:
             job.around.progress.say(f"{name}: has no checkpoint yet")
             return None
-        state = checkpoints.restore(abstract_state(recipe(job, model, arm), model.examples))
+        state = checkpoints.restore(abstract_state(recipe(job, model, arm), model.images))
     return step, state.variables
 
 

@@ -23,6 +23,23 @@ class Examples(NamedTuple):
     labels: jax.Array
 
 
+class Shuffled(NamedTuple):
+    """Feed of a step: a split on every device, and the order i32[N] of the step's epoch."""
+
+    examples: Examples
+    order: jax.Array
+
+
+class Loaded(NamedTuple):
+    """Feed of a step: its examples, already augmented, and their partners if they are mixed."""
+
+    own: Examples
+    other: Examples | None
+
+
+Feed = Shuffled | Loaded
+
+
 class Batch(NamedTuple):
     """Input of a step: images f32[B, H, W, C] in [0, 255] and labels f32[B, C], mixed or not."""
 
@@ -96,6 +113,26 @@ def augment(images: jax.Array, views: Views, augmentation: Augmentation) -> jax.
     if augmentation.flip:
         images = jnp.where(views.mirrored[:, None, None, None], images[:, :, ::-1], images)
     return images
+
+
+def mix_loaded(loaded: Loaded, lam: jax.Array | None, *, num_classes: int) -> Batch:
+    """Mixes examples with the partners that they came with.
+
+    Args:
+      loaded: B examples, and as many partners.
+      lam: f32[B], the weight of the example itself; None doesn't mix.
+      num_classes: C, for one-hot labels.
+    """
+
+    def batch(examples: Examples) -> Batch:
+        labels = jax.nn.one_hot(examples.labels, num_classes)
+        return Batch(examples.images.astype(jnp.float32), labels)
+
+    own = batch(loaded.own)
+    if lam is None or loaded.other is None:
+        return own
+    other = batch(loaded.other)
+    return jax.tree.map(lambda x_i, x_j: mixup.interpolate(lam, x_i, x_j), own, other)
 
 
 def load_batch(

@@ -1,26 +1,25 @@
-"""Which images each model learns from: parts of a data set's training split."""
+"""Which images each model learns from and is measured on: parts of a data set's two splits."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from mixkd_jax.config import ConfigError, Data
-from mixkd_jax.data.types import Dataset, Split
+from mixkd_jax.data.types import Split
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """The splits of a run; `validation` is None if none is held out."""
+class Parts(NamedTuple):
+    """Indices i64[M]: of the training split, and `test` of the test split."""
 
-    teacher: Split
-    student: Split
-    validation: Split | None
-    test: Split
+    teacher: np.ndarray
+    student: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
 
 
-def split_parts(dataset: Dataset, config: Data, seed: int) -> Parts:
+def divide(name: str, num_train: int, num_test: int, config: Data, seed: int) -> Parts:
     """Divides a data set as the config says; the same `seed` gives the same parts.
 
     One shuffle orders the training split. Validation images are its last ones, the teacher's and
@@ -29,42 +28,35 @@ def split_parts(dataset: Dataset, config: Data, seed: int) -> Parts:
     Raises:
       ConfigError: if more examples are asked for than there are.
     """
-    order = np.random.default_rng(seed).permutation(len(dataset.train))
-    available = len(order) - config.validation_examples
+    order = np.random.default_rng(seed).permutation(num_train)
+    available = num_train - config.validation_examples
     if available < 1:
         raise ConfigError(
-            f"config.data.validation_examples: expected fewer than the {len(order)} training "
-            f"images of {dataset.name}, got {config.validation_examples}"
+            f"config.data.validation_examples: expected fewer than the {num_train} training "
+            f"images of {name}, got {config.validation_examples}"
         )
 
-    def first(field: str, count: int) -> Split:
-        count = _count(field, count, available, f"training images of {dataset.name}")
-        return dataset.train.subset(order[:count])
+    def count(field: str, most: int, kind: str) -> int:
+        wanted = getattr(config, field)
+        if wanted > most:
+            raise ConfigError(
+                f"config.data.{field}: expected at most the {most} {kind} images of {name}, "
+                f"got {wanted}"
+            )
+        return most if wanted == -1 else wanted
 
-    held_out = dataset.train.subset(order[available:])
-    tests = _count(
-        "test_examples", config.test_examples, len(dataset.test), f"test images of {dataset.name}"
-    )
     return Parts(
-        teacher=first("teacher_examples", config.teacher_examples),
-        student=_noisy(first("student_examples", config.student_examples), config.noise, seed, 1),
-        validation=_noisy(held_out, config.noise, seed, 2) if len(held_out) else None,
-        test=_noisy(dataset.test.subset(np.arange(tests)), config.noise, seed, 3),
+        teacher=order[: count("teacher_examples", available, "training")],
+        student=order[: count("student_examples", available, "training")],
+        validation=order[available:],
+        test=np.arange(count("test_examples", num_test, "test")),
     )
 
 
-def _count(field: str, count: int, available: int, what: str) -> int:
-    if count > available:
-        raise ConfigError(
-            f"config.data.{field}: expected at most the {available} {what}, got {count}"
-        )
-    return available if count == -1 else count
-
-
-def _noisy(split: Split, deviation: float, seed: int, stream: int) -> Split:
+def add_noise(split: Split, deviation: float, rng: np.random.Generator) -> Split:
     """Adds Gaussian noise of `deviation`, a fraction of the pixels' range, and clips to 0..255."""
     if not deviation:
         return split
-    noise = np.random.default_rng([seed, stream]).normal(0, 255 * deviation, split.images.shape)
+    noise = rng.normal(0, 255 * deviation, split.images.shape)
     images = np.clip(np.rint(split.images + noise), 0, 255).astype(np.uint8)
     return Split(images, split.labels)

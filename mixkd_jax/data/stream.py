@@ -144,6 +144,21 @@ class Stream:
         if not len(self.source):
             raise DataError("source: expected examples, got none")
 
+    def view(self, index: int) -> np.ndarray:
+        """Returns an example as evaluations see it, uint8 [H, W, 3].
+
+        Raises:
+            BrokenImageError: If it is broken, whatever `broken` says: what is measured is the whole
+                split, or nothing.
+        """
+        image, _ = images.read(self.source, index)
+        return images.center_crop(image, self._size, self._resize)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the batches' images."""
+        return (*self._size, 3)
+
     @property
     def num_batches(self) -> int:
         """Number of batches that hold every example once."""

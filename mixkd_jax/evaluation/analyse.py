@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
-from mixkd_jax.data.device import Examples
 from mixkd_jax.evaluation import calibration_curves, representation, vicinity
-from mixkd_jax.evaluation.answers import Answers, Ask, create_ask
+from mixkd_jax.evaluation.answers import Answers, Ask
 from mixkd_jax.evaluation.pairs import Pairs, draw_pairs
-from mixkd_jax.models.network import Network, Variables
+from mixkd_jax.models.network import Variables
+from mixkd_jax.training.feeds import Images
 
 PATH = np.linspace(0, 1, 21, dtype=np.float32)
 
@@ -36,10 +35,10 @@ class Questions:
       seed: of the resamples and shuffles.
     """
 
-    splits: Mapping[str, Examples]
+    splits: Mapping[str, Images]
     pairs: Mapping[str, Pairs]
     path_pairs: int
-    held_out: Examples | None
+    held_out: Images | None
     num_bins: int
     seed: int
 
@@ -67,8 +66,8 @@ class Interview(NamedTuple):
 
 
 def create_questions(
-    splits: Mapping[str, Examples],
-    held_out: Examples | None,
+    splits: Mapping[str, Images],
+    held_out: Images | None,
     *,
     num_pairs: int,
     path_pairs: int,
@@ -77,62 +76,47 @@ def create_questions(
 ) -> Questions:
     """Draws the pairs of every split; see `Questions`."""
     pairs = {
-        name: draw_pairs(np.random.default_rng([seed, k]), np.asarray(split.labels), num_pairs)
+        name: draw_pairs(np.random.default_rng([seed, k]), len(split), split.labels, num_pairs)
         for k, (name, split) in enumerate(splits.items())
     }
     return Questions(splits, pairs, path_pairs, held_out, num_bins, seed)
 
 
-def create_interview(
-    network: Network,
-    variables: Variables,
-    questions: Questions,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-) -> Callable[[Variables], Interview]:
-    """Compiles what asks a network all `questions`, once for all its variables.
+def create_interview(ask: Ask, questions: Questions) -> Callable[[Variables], Interview]:
+    """Returns what asks a network all `questions`, as a function of its variables."""
 
-    Args:
-      network: what is asked.
-      variables: of the network, or their shapes.
-      questions: what it is asked.
-      mesh: the devices that share a batch.
-      batch_size: inputs at once.
-    """
-
-    def compiled(examples: Examples) -> Ask:
-        return create_ask(network, variables, examples, mesh=mesh, batch_size=batch_size)
-
-    asks = {name: compiled(examples) for name, examples in questions.splits.items()}
-    ask_held_out = None if questions.held_out is None else compiled(questions.held_out)
-
-    def everything(variables: Variables, ask: Ask, examples: Examples) -> np.ndarray:
-        index = np.arange(examples.labels.shape[0], dtype=np.int32)
-        return ask(variables, index, index, np.ones(len(index), np.float32)).logits
+    def everything(variables: Variables, images: Images) -> np.ndarray:
+        index = np.arange(len(images), dtype=np.int32)
+        return ask(variables, images, index, index, np.ones(len(index), np.float32)).logits
 
     def interview(variables: Variables) -> Interview:
-        held_out = None
-        if ask_held_out is not None and questions.held_out is not None:
-            held_out = everything(variables, ask_held_out, questions.held_out)
+        held_out = questions.held_out
         return Interview(
             {
-                name: _respond(variables, ask, questions.pairs[name], questions.path_pairs)
-                for name, ask in asks.items()
+                name: _respond(ask, variables, images, questions.pairs[name], questions.path_pairs)
+                for name, images in questions.splits.items()
             },
-            everything(variables, asks["test"], questions.splits["test"]),
-            held_out,
+            everything(variables, questions.splits["test"]),
+            None if held_out is None else everything(variables, held_out),
         )
 
     return interview
 
 
-def _respond(variables: Variables, ask: Ask, pairs: Pairs, path_pairs: int) -> Response:
-    def mixtures(chosen: Pairs) -> Answers:
-        return ask(variables, chosen.images[chosen.i], chosen.images[chosen.j], chosen.lam)
+def _all_labels(images: Images) -> np.ndarray:
+    return images.labels(np.arange(len(images)))
 
+
+def _respond(
+    ask: Ask, variables: Variables, images: Images, pairs: Pairs, path_pairs: int
+) -> Response:
+    def mixtures(chosen: Pairs) -> Answers:
+        i, j = chosen.images[chosen.i], chosen.images[chosen.j]
+        return ask(variables, images, i, j, chosen.lam)
+
+    certain = np.ones(len(pairs.images), np.float32)
     return Response(
-        ask(variables, pairs.images, pairs.images, np.ones(len(pairs.images), np.float32)),
+        ask(variables, images, pairs.images, pairs.images, certain),
         mixtures(pairs),
         mixtures(pairs.on_path(path_pairs, PATH)),
     )
@@ -148,10 +132,10 @@ def analyse(
       model: its answers.
       teacher: the answers of its teacher; None for a teacher itself.
     """
-    labels = np.asarray(questions.splits["test"].labels)
+    labels = _all_labels(questions.splits["test"])
     held_out = None
     if model.held_out is not None and questions.held_out is not None:
-        held_out = model.held_out, np.asarray(questions.held_out.labels)
+        held_out = model.held_out, _all_labels(questions.held_out)
     return {
         "splits": {
             name: _analyse_split(

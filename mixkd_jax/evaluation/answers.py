@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mixkd_jax import mixup
-from mixkd_jax.data.device import Examples
 from mixkd_jax.models.network import Network, Variables
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import Images
 
 
 class Answers(NamedTuple):
@@ -27,35 +28,38 @@ class Answers(NamedTuple):
     features: np.ndarray
 
 
-Ask = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], Answers]
+Ask = Callable[[Variables, Images, np.ndarray, np.ndarray, np.ndarray], Answers]
 
 
 def create_ask(
-    network: Network, variables: Variables, examples: Examples, *, mesh: Mesh, batch_size: int
+    network: Network,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    *,
+    mesh: Mesh,
+    batch_size: int,
 ) -> Ask:
-    """Compiles a function from (variables, i, j, lam) to answers on lam x_i + (1 - lam) x_j.
+    """Compiles a function (variables, images, i, j, lam) to answers on lam x_i + (1 - lam) x_j.
 
     Args:
       network: what is asked.
       variables: of the network, or their shapes.
-      examples: the split, on every device of `mesh`.
+      image_shape: of the images.
       mesh: the devices that share a batch.
       batch_size: inputs at once, rounded up to a multiple of the devices; changes no result but by
         rounding.
 
     Returns:
-      The function; i and j i32[n] are indices of the split, lam is f32[n]. λ = 1 asks about x_i
-      itself. It holds one batch on the devices, and all its answers in host memory.
+      The function; i and j i32[n] are indices of the split `images`, lam is f32[n]. λ = 1 asks
+      about x_i itself. It holds one batch on the devices, and all its answers in host memory.
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
 
-    def answer(variables, examples, i, j, lam):
-        i, j, lam = sharding.over_data(mesh, (i, j, lam))
-        mixed = mixup.interpolate(lam, examples.images[i], examples.images[j])
+    def answer(variables, x_i, x_j, lam):
         # One pass for both: the features are caught on their way to the classifier.
         logits, caught = network.module.apply(
             variables,
-            network.preprocess(mixed),
+            network.preprocess(mixup.interpolate(lam, x_i, x_j)),
             train=False,
             capture_intermediates=lambda _, method: method == "features",
             mutable=["intermediates"],
@@ -63,19 +67,24 @@ def create_ask(
         features = caught["intermediates"]["features"][0]  # pyright: ignore[reportArgumentType, reportIndexIssue, reportCallIssue]
         return Answers(logits, features.reshape(features.shape[0], -1))  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
-    index, weight = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
+    split = NamedSharding(mesh, P("data"))
+    x = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8, sharding=split)
+    lam = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=split)
     compiled = (
         jax.jit(answer, out_shardings=sharding.replicated(mesh))
-        .lower(variables, examples, index, index, weight)
+        .lower(variables, x, x, lam)
         .compile()
     )
 
-    def ask(variables: Variables, i: np.ndarray, j: np.ndarray, lam: np.ndarray) -> Answers:
+    def ask(variables, images, i, j, lam):
         parts = []
         for start in range(0, len(i), batch_size):
             own = slice(start, start + batch_size)
-            batch = [_padded(values[own], batch_size) for values in (i, j, lam)]
-            parts.append(jax.tree.map(np.asarray, compiled(variables, examples, *batch)))
+            here, there, weight = (_padded(values[own], batch_size) for values in (i, j, lam))
+            x_i = images.take(here)
+            x_j = x_i if np.array_equal(here, there) else images.take(there)
+            weight = jax.device_put(weight.astype(np.float32), split)
+            parts.append(jax.tree.map(np.asarray, compiled(variables, x_i, x_j, weight)))
         return Answers(*(np.concatenate(part)[: len(i)] for part in zip(*parts, strict=True)))
 
     return ask

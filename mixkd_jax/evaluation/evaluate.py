@@ -1,4 +1,4 @@
-"""Measures a model on a whole split that lies on the device."""
+"""Measures a model on a whole split."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from mixkd_jax import calibration, mixup, vicinal
-from mixkd_jax.data.device import Examples
-from mixkd_jax.models.network import Network, Variables
-from mixkd_jax.training import sharding
+from mixkd_jax import calibration, vicinal
+from mixkd_jax.evaluation.answers import Ask
+from mixkd_jax.models.network import Variables
+from mixkd_jax.training.feeds import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,59 +32,39 @@ class Evaluation:
 
 
 def create_evaluator(
-    network: Network,
-    variables: Variables,
-    examples: Examples,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-    num_bins: int,
-    key: jax.Array,
+    ask: Ask, images: Images, *, batch_size: int, num_bins: int, key: jax.Array
 ) -> Callable[[Variables], Evaluation]:
-    """Compiles the evaluation of `network` on `examples`, and returns it as a function.
+    """Returns the evaluation of a network on a whole split, as a function of its variables.
 
     The last batch is padded and the padding masked, so that every example counts once; no result
     depends on `batch_size` or the number of devices but by rounding.
 
     Args:
-      network: what is measured.
-      variables: of the network, or their shapes.
-      examples: the whole split, on every device of `mesh`.
-      mesh: the devices that share a batch.
-      batch_size: examples at once; rounded up to a multiple of the devices.
+      ask: from `answers.create_ask`.
+      images: the split.
+      batch_size: answers that are summed at once.
       num_bins: equal-width confidence bins.
       key: chooses the pairs, and each pair's λ, for the nonlinearity.
     """
-    on_all = sharding.replicated(mesh)
-    total = examples.labels.shape[0]
-    batch_size = -(-min(batch_size, total) // mesh.size) * mesh.size
+    total = len(images)
+    every = np.arange(total, dtype=np.int32)
     partner_key, lam_key = jax.random.split(key)
-    partners = np.asarray(jax.random.permutation(partner_key, total))
+    partners = np.asarray(jax.random.permutation(partner_key, total)).astype(np.int32)
     lam = np.asarray(jax.random.uniform(lam_key, (total,)))
-    predict = (
-        jax.jit(functools.partial(_predict, network, mesh), out_shardings=on_all)
-        .lower(variables, examples, *_batch(np.zeros(batch_size, int), partners, lam))
-        .compile()
-    )
+    labels = images.labels(every)
+    batches = list(_batches(total, min(batch_size, total)))
     clean = jax.jit(functools.partial(_clean_sums, num_bins=num_bins))
     mixed = jax.jit(_mixed_sum)
 
     def evaluate(variables: Variables) -> Evaluation:
+        own = ask(variables, images, every, every, np.ones_like(lam)).logits
+        between = ask(variables, images, every, partners, lam).logits
         sums: Any = 0.0
-        batches = list(_batches(total, batch_size))
-        logits = []
-        for indices, valid in batches:
-            # λ = 1: each example mixed with its partner is the example itself.
-            own = _batch(indices, partners, np.ones_like(lam))
-            logits.append(predict(variables, examples, *own))
-            sums = _add(sums, clean(logits[-1], examples.labels[indices], valid))
-        probs = jax.nn.softmax(jnp.concatenate(logits))[:total]
-        nonlinearity = 0.0
-        for indices, valid in batches:
-            pair = _batch(indices, partners, lam)
-            answer = predict(variables, examples, *pair)
-            nonlinearity += float(mixed(probs, answer, *pair, valid))
-        return _summary(sums, nonlinearity, total)
+        for i, valid in batches:
+            found = clean(own[i], labels[i], valid)
+            found["nonlinearity"] = mixed(own[i], own[partners[i]], between[i], lam[i], valid)
+            sums = _add(sums, found)
+        return _summary(sums, total)
 
     return evaluate
 
@@ -95,16 +74,6 @@ def _batches(total: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarr
     for start in range(0, total, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         yield np.where(indices < total, indices, 0), indices < total
-
-
-def _batch(indices: np.ndarray, partners: np.ndarray, lam: np.ndarray) -> tuple[Any, Any, Any]:
-    return indices.astype(np.int32), partners[indices].astype(np.int32), lam[indices]
-
-
-def _predict(network: Network, mesh: Mesh, variables, examples: Examples, i, j, lam):
-    """Logits f32[B, C] of examples i mixed with examples j."""
-    i, j, lam = sharding.over_data(mesh, (i, j, lam))
-    return network.logits(variables, mixup.interpolate(lam, examples.images[i], examples.images[j]))
 
 
 def _clean_sums(logits, labels, valid, *, num_bins: int):
@@ -118,9 +87,9 @@ def _clean_sums(logits, labels, valid, *, num_bins: int):
     }
 
 
-def _mixed_sum(probs, logits, i, j, lam, valid):
-    loss = vicinal.nonlinearity(probs[i], probs[j], jax.nn.softmax(logits), lam)
-    return jnp.sum(jnp.where(valid, loss, 0))
+def _mixed_sum(logits_i, logits_j, logits_mixed, lam, valid):
+    p_i, p_j, p = (jax.nn.softmax(logits) for logits in (logits_i, logits_j, logits_mixed))
+    return jnp.sum(jnp.where(valid, vicinal.nonlinearity(p_i, p_j, p, lam), 0))
 
 
 def _add(sums: Any, more: Any) -> Any:
@@ -129,7 +98,7 @@ def _add(sums: Any, more: Any) -> Any:
     return more if isinstance(sums, float) else jax.tree.map(np.add, sums, more)
 
 
-def _summary(sums: Any, nonlinearity: float, total: int) -> Evaluation:
+def _summary(sums: Any, total: int) -> Evaluation:
     bins = sums["bins"]
     metrics = {
         "accuracy": bins.correct.sum() / total,
@@ -137,7 +106,7 @@ def _summary(sums: Any, nonlinearity: float, total: int) -> Evaluation:
         "overconfidence": calibration.overconfidence(bins),
         "nll": sums["nll"] / total,
         "brier": sums["brier"] / total,
-        "nonlinearity": nonlinearity / total,
+        "nonlinearity": sums["nonlinearity"] / total,
     }
     return Evaluation(
         metrics={name: float(value) for name, value in metrics.items()},

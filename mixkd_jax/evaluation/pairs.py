@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,12 @@ class Pairs(NamedTuple):
         )
 
 
-def draw_pairs(rng: np.random.Generator, labels: np.ndarray, num_pairs: int) -> Pairs:
+def draw_pairs(
+    rng: np.random.Generator,
+    total: int,
+    labels: Callable[[np.ndarray], np.ndarray],
+    num_pairs: int,
+) -> Pairs:
     """Draws distinct ordered pairs of different images, with λ ~ U(0, 1).
 
     Images are put in a random order on a circle; each is paired with the next one, then with the
@@ -47,22 +53,23 @@ def draw_pairs(rng: np.random.Generator, labels: np.ndarray, num_pairs: int) -> 
 
     Args:
       rng: decides everything.
-      labels: i32[N], classes of the split.
+      total: N, images of the split.
+      labels: from indices to classes i32.
       num_pairs: n; fewer if the split has fewer than that, N (N - 1).
 
     Raises:
       ValueError: if there are fewer than two images.
     """
-    if len(labels) < 2:
-        raise ValueError(f"labels: expected at least two images to mix, got {len(labels)}")
-    images = rng.permutation(len(labels))[:num_pairs].astype(np.int32)
+    if total < 2:
+        raise ValueError(f"total: expected at least two images to mix, got {total}")
+    images = rng.permutation(total)[:num_pairs].astype(np.int32)
     if len(images) < 2:
         raise ValueError(f"num_pairs: expected at least 2, got {num_pairs}")
     count = len(images)
     k = np.arange(min(num_pairs, count * (count - 1)))
     return Pairs(
         images=images,
-        labels=np.asarray(labels, np.int32)[images],
+        labels=np.asarray(labels(images), np.int32),
         i=(k % count).astype(np.int32),
         j=((k + 1 + k // count) % count).astype(np.int32),
         lam=rng.random(len(k), np.float32),

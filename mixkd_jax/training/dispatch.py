@@ -11,6 +11,7 @@ import jax
 from mixkd_jax.data import device
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import Images, Portion
 from mixkd_jax.training.state import TrainState, create_state
 from mixkd_jax.training.step import Recipe, train_step
 
@@ -21,23 +22,22 @@ class Trainer:
 
     Attributes:
       recipe: what is fixed.
-      examples: the training split, on every device.
-      teacher_variables: None if nothing is distilled.
+      images: what is learned from.
       init: from a key to the state before the first step.
-      advance: (state, order, key, number of steps) to the state after them; the old state is gone.
+      advance: (state, feed, key, number of steps) to the state after them; the old state is gone.
       steps_per_dispatch: the most steps that `advance` takes.
     """
 
     recipe: Recipe
-    examples: device.Examples
+    images: Images
     init: Callable[[jax.Array], TrainState]
-    advance: Callable[[TrainState, jax.Array, jax.Array, int], TrainState]
+    advance: Callable[[TrainState, device.Feed, jax.Array, int], TrainState]
     steps_per_dispatch: int
 
 
 def compile_trainer(
     recipe: Recipe,
-    examples: device.Examples,
+    images: Images,
     teacher_variables: Variables | None,
     *,
     steps_per_dispatch: int = 0,
@@ -46,66 +46,54 @@ def compile_trainer(
 
     Args:
       recipe: what is fixed.
-      examples: on every device of the mesh.
-      teacher_variables: likewise; None without a teacher.
+      images: what is learned from.
+      teacher_variables: on every device, or split over them; None without a teacher.
       steps_per_dispatch: how many steps the device takes at once; 0 chooses. On a CPU it is 1:
         there XLA runs convolutions within a loop many times slower than outside.
     """
     if not steps_per_dispatch:
         steps_per_dispatch = 1 if jax.default_backend() == "cpu" else 50
-    on_all = sharding.replicated(recipe.mesh)
 
-    def steps(state, examples, order, teacher_variables, key, count):
+    def steps(state, feed, teacher_variables, key, count):
         step = functools.partial(
-            train_step,
-            recipe,
-            examples=examples,
-            order=order,
-            teacher_variables=teacher_variables,
-            key=key,
+            train_step, recipe, feed=feed, teacher_variables=teacher_variables, key=key
         )
         if steps_per_dispatch == 1:
             return step(state)
         return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
-    key = jax.device_put(jax.random.key(0), on_all)
-    order = epoch_orders(key, examples, recipe)(0)
+    key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
+    feed = feeds(recipe, images, key)(0).feed
     compiled = (
-        jax.jit(steps, donate_argnums=0, out_shardings=on_all)
-        .lower(abstract_state(recipe, examples), examples, order, teacher_variables, key, 1)
+        jax.jit(steps, donate_argnums=0, out_shardings=sharding.replicated(recipe.mesh))
+        .lower(abstract_state(recipe, images), feed, teacher_variables, key, 1)
         .compile()
     )
 
-    def advance(state, order, key, count):
-        return compiled(state, examples, order, teacher_variables, key, count)
+    def advance(state, feed, key, count):
+        return compiled(state, feed, teacher_variables, key, count)
 
-    return Trainer(recipe, examples, _init(recipe, examples), advance, steps_per_dispatch)
-
-
-def _init(recipe: Recipe, examples: device.Examples) -> Callable[[jax.Array], TrainState]:
-    def init(key: jax.Array) -> TrainState:
-        image_shape = examples.images.shape[1:]
-        return create_state(key, recipe.student, image_shape, recipe.optimizer, recipe.metrics)
-
-    return jax.jit(init, out_shardings=sharding.replicated(recipe.mesh))
+    return Trainer(recipe, images, _init(recipe, images), advance, steps_per_dispatch)
 
 
-def abstract_state(recipe: Recipe, examples: device.Examples) -> TrainState:
+def feeds(recipe: Recipe, images: Images, key: jax.Array) -> Callable[[int], Portion]:
+    """Returns what the steps of a recipe are fed with, as a function of the step."""
+    return images.feeds(key, recipe.batch_size, pairs=recipe.mixing is not None)
+
+
+def abstract_state(recipe: Recipe, images: Images) -> TrainState:
     """Returns the shapes, dtypes and sharding of the recipe's state, without computing it."""
     on_all = sharding.replicated(recipe.mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_all),
-        jax.eval_shape(_init(recipe, examples), jax.random.key(0)),
+        jax.eval_shape(_init(recipe, images), jax.random.key(0)),
     )
 
 
-def epoch_orders(
-    key: jax.Array, examples: device.Examples, recipe: Recipe
-) -> Callable[[int], jax.Array]:
-    """Returns the function from an epoch to its order i32[N], which remembers the last one."""
-    num_examples = examples.labels.shape[0]
-    shuffle = jax.jit(
-        lambda key, epoch: device.epoch_order(key, epoch, num_examples),
-        out_shardings=sharding.replicated(recipe.mesh),
-    )
-    return functools.lru_cache(maxsize=1)(lambda epoch: shuffle(key, epoch))
+def _init(recipe: Recipe, images: Images) -> Callable[[jax.Array], TrainState]:
+    def init(key: jax.Array) -> TrainState:
+        return create_state(
+            key, recipe.student, images.image_shape, recipe.optimizer, recipe.metrics
+        )
+
+    return jax.jit(init, out_shardings=sharding.replicated(recipe.mesh))

@@ -15,7 +15,8 @@ import optax
 from mixkd_jax import config
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training.checkpoint import Checkpoints
-from mixkd_jax.training.dispatch import Trainer, abstract_state, epoch_orders
+from mixkd_jax.training.dispatch import Trainer, abstract_state, feeds
+from mixkd_jax.training.feeds import Portion
 from mixkd_jax.training.metrics import MetricsLog
 from mixkd_jax.training.preemption import Stopped
 from mixkd_jax.training.progress import Clock, Progress
@@ -112,13 +113,13 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
     step, steps = int(state.step), run.steps
     around.metrics.start(run.name, step)
     around.progress.start(run.name, step, steps.total, trainer.recipe.batch_size)
-    orders = epoch_orders(run.key, trainer.examples, trainer.recipe)
+    feed = feeds(trainer.recipe, trainer.images, run.key)
     line: dict[str, float] = {}
     if not steps.total:
         run.checkpoints.save(state)
     while step < steps.total:
         with run.clock.measure("train"):
-            step, state, stop = _until_line(step, state, run, trainer, orders, around)
+            step, state, stop = _until_line(step, state, run, trainer, feed, around)
         means = _means(run.name, state, (step - 1) % steps.log + 1)
         if step % steps.log == 0 or step == steps.total:
             line = _line(run, step, means, state)
@@ -144,7 +145,7 @@ def _start(run: Run, trainer: Trainer) -> TrainState:
         return dataclasses.replace(
             state, params=start["params"], batch_stats=start.get("batch_stats", {})
         )
-    return run.checkpoints.restore(abstract_state(trainer.recipe, trainer.examples))
+    return run.checkpoints.restore(abstract_state(trainer.recipe, trainer.images))
 
 
 def _line(run: Run, step: int, means: dict[str, float], state: TrainState) -> dict[str, float]:
@@ -163,7 +164,7 @@ def _until_line(
     state: TrainState,
     run: Run,
     trainer: Trainer,
-    orders: Callable[[int], jax.Array],
+    feed: Callable[[int], Portion],
     around: Surroundings,
 ) -> tuple[int, TrainState, bool]:
     """Takes steps up to the next log line, or fewer if told to stop.
@@ -175,9 +176,9 @@ def _until_line(
     ahead, dispatched, waited = 1, 0, time.monotonic()
     while True:
         line = min((step // steps.log + 1) * steps.log, steps.total)
-        epoch, position = divmod(step, steps.per_epoch)
-        count = min(line - step, steps.per_epoch - position, trainer.steps_per_dispatch)
-        state = trainer.advance(state, orders(epoch), run.key, count)
+        portion = feed(step)
+        count = min(line - step, portion.steps, trainer.steps_per_dispatch)
+        state = trainer.advance(state, portion.feed, run.key, count)
         step, dispatched = step + count, dispatched + 1
         if dispatched >= ahead or step == line:
             jax.block_until_ready(state.step)

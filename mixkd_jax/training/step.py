@@ -63,8 +63,7 @@ class Recipe:
 def train_step(
     recipe: Recipe,
     state: TrainState,
-    examples: device.Examples,
-    order: jax.Array,
+    feed: device.Feed,
     teacher_variables: Variables | None,
     key: jax.Array,
 ) -> TrainState:
@@ -73,37 +72,34 @@ def train_step(
     Args:
       recipe: what is fixed.
       state: before the step.
-      examples: the training split.
-      order: i32[N], the order of the epoch that this step belongs to.
+      feed: what the step's batch is made of.
       teacher_variables: of `recipe.teacher`; None without one.
       key: of the run; everything random in the step is a function of it and `state.step`.
     """
     batch_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch = draw_batch(recipe, batch_key, state.step, examples, order)
+    batch = draw_batch(recipe, batch_key, state.step, feed)
     answer = query_teacher(recipe, teacher_variables, batch.images)
     return update_student(recipe, state, batch, answer, dropout_key)
 
 
-def draw_batch(
-    recipe: Recipe,
-    key: jax.Array,
-    step: jax.Array,
-    examples: device.Examples,
-    order: jax.Array,
-) -> device.Batch:
+def draw_batch(recipe: Recipe, key: jax.Array, step: jax.Array, feed: device.Feed) -> device.Batch:
     """Returns the step's batch, mixed if the recipe mixes, sharded over the devices."""
     views_key, mixup_key = jax.random.split(key)
     size, plan = recipe.batch_size, None
     if recipe.mixing is not None:
         plan = mixup.sample_mixup(mixup_key, size, **dataclasses.asdict(recipe.mixing))
-    batch = device.load_batch(
-        examples,
-        device.batch_indices(order, step, size),
-        device.sample_views(views_key, size, recipe.augmentation),
-        plan,
-        augmentation=recipe.augmentation,
-        num_classes=recipe.num_classes,
-    )
+    if isinstance(feed, device.Loaded):
+        lam = None if plan is None else plan.lam
+        batch = device.mix_loaded(feed, lam, num_classes=recipe.num_classes)
+    else:
+        batch = device.load_batch(
+            feed.examples,
+            device.batch_indices(feed.order, step, size),
+            device.sample_views(views_key, size, recipe.augmentation),
+            plan,
+            augmentation=recipe.augmentation,
+            num_classes=recipe.num_classes,
+        )
     return sharding.over_data(recipe.mesh, batch)
 
 

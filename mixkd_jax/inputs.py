@@ -1,0 +1,165 @@
+"""The images of a run, from its config: on the devices if they fit, streamed if not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from jax.sharding import Mesh
+
+from mixkd_jax import config, data
+from mixkd_jax.config import ConfigError
+from mixkd_jax.data.parts import Parts, add_noise, divide
+from mixkd_jax.data.types import Source, Sources, Subset
+from mixkd_jax.training.feeds import Images, OnDevice, Streamed
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run's models learn from and are measured on.
+
+    Attributes:
+      name: of the data set.
+      num_classes: C.
+      teacher: what the teacher learns from.
+      student: what the students learn from.
+      validation: held-out training images; None if there are none.
+      test: what results are measured on.
+      skipped: broken images that were left out.
+    """
+
+    name: str
+    num_classes: int
+    teacher: Images
+    student: Images
+    validation: Images | None
+    test: Images
+    skipped: int = 0
+
+
+def load_inputs(
+    settings: config.Data, seed: int, mesh: Mesh, dataset: data.Dataset | None = None
+) -> Inputs:
+    """Loads or opens the data of a config.
+
+    Args:
+      settings: which data, and what is done to them.
+      seed: decides which images are in which part.
+      mesh: the devices that get them.
+      dataset: used instead of the one that `settings` name.
+
+    Raises:
+      ConfigError: for settings that don't fit the images.
+      data.DataError: if the data can't be had.
+    """
+    if dataset is None and _is_streamed(settings):
+        return _stream(settings, seed, mesh)
+    if dataset is None:
+        dataset = data.load(
+            settings.name,
+            data_dir=settings.data_dir,
+            download=settings.download,
+            image_size=settings.image_size if settings.name == "folder" else 0,
+            broken=settings.broken,
+        )
+    return _put(dataset, settings, seed, mesh)
+
+
+def _is_streamed(settings: config.Data) -> bool:
+    """Whether to stream; with "auto", a folder that doesn't fit into memory is."""
+    if settings.pipeline != "auto" or settings.name != "folder":
+        return settings.pipeline == "stream"
+    from mixkd_jax.data import memory  # imports Pillow
+
+    sources = data.open_sources("folder", data_dir=settings.data_dir)
+    return memory.num_bytes(sources, _size(settings, sources)) > memory.MAX_BYTES
+
+
+def _size(settings: config.Data, sources: Sources) -> tuple[int, int]:
+    from mixkd_jax.data import memory
+
+    if settings.image_size:
+        return settings.image_size, settings.image_size
+    return memory.find_image_size(sources.train, broken=settings.broken)
+
+
+def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
+    """Copies a data set's parts to the devices."""
+    _check_images(settings, dataset.name, dataset.image_shape[-1])
+    parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
+
+    def noisy(split: data.Split, stream: int) -> OnDevice:
+        rng = np.random.default_rng([seed, stream])
+        return OnDevice.put(add_noise(split, settings.noise, rng), mesh)
+
+    train, test = dataset.train, dataset.test
+    return Inputs(
+        name=dataset.name,
+        num_classes=dataset.num_classes,
+        teacher=OnDevice.put(train.subset(parts.teacher), mesh),
+        student=noisy(train.subset(parts.student), 1),
+        validation=noisy(train.subset(parts.validation), 2) if len(parts.validation) else None,
+        test=noisy(test.subset(parts.test), 3),
+        skipped=dataset.skipped,
+    )
+
+
+def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
+    """Opens a data set's parts, to be read batch by batch."""
+    from mixkd_jax.data.stream import Stream  # imports Pillow
+
+    if settings.noise:
+        raise ConfigError(
+            f"config.data.noise: expected 0 for streamed images, got {settings.noise:g}"
+        )
+    sources = data.open_sources(
+        settings.name, data_dir=settings.data_dir, download=settings.download
+    )
+    _check_images(settings, sources.name, 3)
+    parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
+    stream = functools.partial(
+        Stream,
+        batch_size=1,
+        image_size=_size(settings, sources),
+        train=True,
+        augmentation=settings.crop,
+        resize=settings.resize,
+        flip=settings.flip,
+        workers=settings.workers,
+        prefetch=settings.prefetch,
+        broken=settings.broken,
+    )
+
+    def streamed(source: Source, indices: np.ndarray) -> Streamed:
+        return Streamed(stream(Subset(source, indices)), mesh)
+
+    return Inputs(
+        name=sources.name,
+        num_classes=len(sources.train.class_names),
+        teacher=streamed(sources.train, parts.teacher),
+        student=streamed(sources.train, parts.student),
+        validation=streamed(sources.train, parts.validation) if len(parts.validation) else None,
+        test=streamed(sources.test, parts.test),
+    )
+
+
+def _check_images(settings: config.Data, name: str, channels: int) -> None:
+    """Raises ConfigError for what doesn't fit the images."""
+    for field in ("mean", "std"):
+        numbers = getattr(settings, field)
+        if len(numbers) not in (1, channels):
+            raise ConfigError(
+                f"config.data.{field}: expected 1 number or {channels}, one per channel of "
+                f"{name}, got {len(numbers)}"
+            )
+    if settings.resize and not 0 < settings.image_size <= settings.resize:
+        raise ConfigError(
+            f"config.data.resize: expected at least config.data.image_size, the size of a crop, "
+            f"and that above 0; got {settings.resize} and {settings.image_size}"
+        )
+    if settings.resize and settings.crop_padding:
+        raise ConfigError(
+            "config.data.crop_padding: expected 0 with config.data.resize, which crops already, "
+            f"got {settings.crop_padding}"
+        )

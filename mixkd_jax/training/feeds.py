@@ -1,0 +1,187 @@
+"""What models learn from and are measured on: a split on the devices, or streamed to them.
+
+The two have one interface, `Images`. A step takes what `feeds` returns, a `device.Feed`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mixkd_jax.data import Split, device
+from mixkd_jax.data.device import Examples, Feed, Loaded, Shuffled
+from mixkd_jax.data.stream import Stream
+from mixkd_jax.training import sharding
+
+
+class Portion(NamedTuple):
+    """A feed, and how many steps it is for."""
+
+    feed: Feed
+    steps: int
+
+
+class Images(Protocol):
+    """A labelled split."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of all images, as `take` gives them."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        ...
+
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
+        """Returns the function from a step to the feed for it and perhaps for some more.
+
+        Args:
+          key: decides the order of the examples.
+          batch_size: examples in a step.
+          pairs: whether examples are mixed.
+        """
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the labels i32[M] of the examples at `indices` [M]."""
+        ...
+
+    def take(self, indices: np.ndarray) -> jax.Array:
+        """Returns the images u8[B, H, W, C] at `indices` [B], split over the devices."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnDevice:
+    """A split of which every device has all; implements `Images`."""
+
+    examples: Examples
+    mesh: Mesh
+
+    @classmethod
+    def put(cls, split: Split, mesh: Mesh) -> OnDevice:
+        """Copies a split to all devices of a mesh."""
+        arrays = (split.images, split.labels)
+        return cls(Examples(*jax.device_put(arrays, sharding.replicated(mesh))), mesh)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.examples.images.shape[1:]
+        return height, width, channels
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return self.examples.labels.shape[0]
+
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
+        """Returns feeds of an epoch each; pairs are made on the device."""
+        del pairs
+        per_epoch = len(self) // batch_size
+        shuffle = jax.jit(
+            lambda key, epoch: device.epoch_order(key, epoch, len(self)),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        order = functools.lru_cache(maxsize=1)(lambda epoch: shuffle(key, epoch))
+
+        def feed(step: int) -> Portion:
+            epoch, position = divmod(step, per_epoch)
+            return Portion(Shuffled(self.examples, order(epoch)), per_epoch - position)
+
+        return feed
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Returns labels."""
+        return np.asarray(self.examples.labels)[indices]
+
+    def take(self, indices: np.ndarray) -> jax.Array:
+        """Gathers images on the devices."""
+        return self._gather(self.examples.images, np.asarray(indices, np.int32))
+
+    @functools.cached_property
+    def _gather(self) -> Any:
+        split = NamedSharding(self.mesh, P("data"))
+        return jax.jit(lambda images, indices: images[indices], out_shardings=split)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Streamed:
+    """A split that is read and decoded batch by batch; implements `Images`.
+
+    Attributes:
+      training: how batches to learn from are made; its `batch_size`, `seed` and `pairs` are set
+        anew for every training.
+      mesh: the devices that share a batch.
+    """
+
+    training: Stream
+    mesh: Mesh
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.training.image_shape
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.training.source)
+
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
+        """Returns feeds of one step each; pairs are made by the host, within its own part."""
+        seed = int(np.asarray(jax.random.bits(key, dtype="uint32")))
+        stream = dataclasses.replace(
+            self.training,
+            batch_size=batch_size,
+            seed=seed,
+            pairs=pairs,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        following: Iterator | None = None
+        position = -1
+
+        def feed(step: int) -> Portion:
+            nonlocal following, position
+            if following is None or step != position:
+                following = stream.batches(step)
+            batch = next(following)
+            position = step + 1
+            own = self._assemble(batch.images, batch.labels)
+            if batch.partner_images is None or batch.partner_labels is None:
+                return Portion(Loaded(own, None), 1)
+            other = self._assemble(batch.partner_images, batch.partner_labels)
+            return Portion(Loaded(own, other), 1)
+
+        return feed
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Reads the examples."""
+        return np.array([self.training.source[int(i)].label for i in indices], np.int32)
+
+    def take(self, indices: np.ndarray) -> jax.Array:
+        """Reads and decodes the images whose place is on this process's devices."""
+        split, shape = NamedSharding(self.mesh, P("data")), (len(indices), *self.image_shape)
+
+        def part(place: Any) -> np.ndarray:
+            return np.stack(list(self._threads.map(self.training.view, indices[place[0]].tolist())))
+
+        return jax.make_array_from_callback(shape, split, part)
+
+    @functools.cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max(self.training.workers, 1))
+
+    def _assemble(self, images: np.ndarray, labels: np.ndarray) -> Examples:
+        """Returns the global arrays of which every process has a part."""
+        split = NamedSharding(self.mesh, P("data"))
+        arrays = (images, labels)
+        return Examples(*(jax.make_array_from_process_local_data(split, a) for a in arrays))
