@@ -164,9 +164,8 @@ def calibrate(model, call, images, seed=1):
         after, before = np.asarray(new[weight.path]), np.asarray(weight.value)
         return (after - momentum * before) / (1 - momentum)
 
-    every: list[Any] = model.layers
-    for layer in every:
-        if isinstance(layer, layers.BatchNormalization):
+    for layer in model.layers:
+        if type(layer).__name__ == "BatchNormalization":
             mean = of_batch(layer.moving_mean, layer.momentum)
             variance = of_batch(layer.moving_variance, layer.momentum)
             variance = np.maximum(variance, 0.01 * variance.mean())

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -156,6 +157,28 @@ def test_every_weight_is_used_once(name):
     assert jax.tree.structure(expected) == jax.tree.structure(pair.variables)
     for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(pair.variables), strict=True):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_constants_of_normalisation_are_those_of_keras(name):
+    """Too small to show in the logits: epsilons, and the momentum of the statistics."""
+    pair, ours = _small(name), set()
+
+    def record(call, args, kwargs, context):
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, nn.BatchNorm | nn.LayerNorm):
+            ours.add((module.path, module.epsilon, getattr(module, "momentum", None)))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(pair.network.logits, pair.variables, pair.pixels)
+    theirs = [
+        (layer.epsilon, getattr(layer, "momentum", None))
+        for layer in pair.keras_model._flatten_layers()
+        if type(layer).__name__ in ("BatchNormalization", "LayerNormalization")
+    ]
+    assert len(theirs) > 4
+    assert collections.Counter(constants[1:] for constants in ours) == collections.Counter(theirs)
 
 
 @pytest.mark.parametrize("name", WITH_STATISTICS)
