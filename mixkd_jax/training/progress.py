@@ -86,7 +86,7 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """Returns seconds as "4.2 s", "3:05 min" or "2:03:05 h"."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
