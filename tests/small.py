@@ -14,10 +14,11 @@ from etils import epath
 
 from mixkd_jax import config, data
 from mixkd_jax.config import Mixup
-from mixkd_jax.data.device import Augmentation, Examples
+from mixkd_jax.data.device import Augmentation
 from mixkd_jax.models import create_model
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import OnDevice
 from mixkd_jax.training.objectives import create_objective
 from mixkd_jax.training.step import Recipe
 
@@ -44,6 +45,7 @@ def values(**changes):
         log__every="3 steps",
         log__progress_seconds=1e9,
         checkpoint__every="3 steps",
+        analysis__pairs=0,
         evaluation__batch_size=16,
     )
     for training in (small.teacher, small.student):
@@ -67,10 +69,9 @@ def dataset(train=64, test=40, shape=SHAPE):
     return data.Dataset("small", tuple("abc"), split(train), split(test))
 
 
-def examples(mesh, split=None):
+def images(mesh, split=None) -> OnDevice:
     """A split on every device of a mesh."""
-    split = dataset().train if split is None else split
-    return Examples(*jax.device_put((split.images, split.labels), sharding.replicated(mesh)))
+    return OnDevice.put(dataset().train if split is None else split, mesh)
 
 
 class Linear(nn.Module):
@@ -112,15 +113,20 @@ def recipe(mesh=None, **changes) -> Recipe:
     return Recipe(**(fields | changes))
 
 
-def teacher_variables(how: Recipe, mesh=None):
+def linears(**changes) -> Recipe:
+    """The recipe with linear models, which compile in no time."""
+    return recipe(**({"student": linear(), "teacher": linear()} | changes))
+
+
+def teacher_variables(how: Recipe, shape=SHAPE):
     """Variables of the recipe's teacher, with batch statistics that are not all 0 and 1."""
     if how.teacher is None:
         return None
-    variables = how.teacher.init(jax.random.key(7), SHAPE)
+    variables = how.teacher.init(jax.random.key(7), shape)
     moved = jax.tree.map(
         lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), variables
     )
-    return jax.device_put(moved, sharding.replicated(mesh or how.mesh))
+    return jax.device_put(moved, sharding.replicated(how.mesh))
 
 
 def bits(tree):

@@ -1,0 +1,90 @@
+import json
+import struct
+
+import pytest
+from etils import epath
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+from mixkd_jax.training.metrics import MetricsLog
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _write(folder, run, start, steps):
+    log = MetricsLog(epath.Path(folder))
+    log.start(run, start)
+    for step in steps:
+        log.write(run, step, {"loss": 1 / step, "accuracy": 0.5})
+    log.close()
+
+
+def _events(folder):
+    """(step, tag, value) of all TensorBoard events, in the order they were written."""
+    found = []
+    for file in sorted(folder.glob("events.*")):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            if event.session_log.status:
+                found.append((event.step, "restarted", event.session_log.status))
+    return found
+
+
+def test_one_line_a_record(tmp_path):
+    _write(tmp_path, "teacher", 0, [2, 4])
+    assert _lines(tmp_path) == [
+        {"run": "teacher", "step": 2, "loss": 0.5, "accuracy": 0.5},
+        {"run": "teacher", "step": 4, "loss": 0.25, "accuracy": 0.5},
+    ]
+
+
+def test_events_of_each_model_have_a_folder(tmp_path):
+    _write(tmp_path, "teacher", 0, [2])
+    _write(tmp_path, "arms/ce/0", 0, [2, 4])
+    events = _events(tmp_path / "tensorboard" / "arms" / "ce" / "0")
+    assert events == [
+        (2, "loss", 0.5),
+        (2, "accuracy", 0.5),
+        (4, "loss", 0.25),
+        (4, "accuracy", 0.5),
+    ]
+    assert len(_events(tmp_path / "tensorboard" / "teacher")) == 2
+
+
+def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
+    _write(tmp_path, "arms/ce/0", 0, [2, 4])
+    _write(tmp_path, "arms/ce/1", 0, [2, 4, 6])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"run": "arms/ce/1", "st')  # killed while writing
+    _write(tmp_path, "arms/ce/1", 2, [4])
+    steps = [(line["run"], line["step"]) for line in _lines(tmp_path)]
+    assert steps == [("arms/ce/0", 2), ("arms/ce/0", 4), ("arms/ce/1", 2), ("arms/ce/1", 4)]
+    events = _events(tmp_path / "tensorboard" / "arms" / "ce" / "1")
+    assert (3, "restarted", 1) in events  # TensorBoard drops what it has from step 3 on
+
+
+def test_a_model_that_starts_anew_loses_all_its_lines(tmp_path):
+    _write(tmp_path, "teacher", 0, [2, 4])
+    _write(tmp_path, "teacher", 0, [1])
+    assert [line["step"] for line in _lines(tmp_path)] == [1]
+
+
+def test_one_that_is_not_enabled_writes_nothing(tmp_path):
+    log = MetricsLog(epath.Path(tmp_path), enabled=False)
+    log.start("teacher", 0)
+    log.write("teacher", 1, {"loss": 1.0})
+    log.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_json_lacks_are_refused(tmp_path):
+    log = MetricsLog(epath.Path(tmp_path))
+    log.start("teacher", 0)
+    with pytest.raises(ValueError):
+        log.write("teacher", 1, {"loss": float("nan")})
+    log.close()
