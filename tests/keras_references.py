@@ -6,6 +6,7 @@ import h5py
 import jax
 import keras
 import numpy as np
+import pytest
 from keras.src.applications import convnext, resnet
 from keras.src.legacy.saving import legacy_h5_format
 
@@ -86,8 +87,7 @@ def convnext_imagenet(size, classes, depths, widths, name):
 
 
 def vit(size, classes, **options):
-    import keras_hub
-
+    keras_hub = pytest.importorskip("keras_hub", reason="needs keras_hub: pip install keras-hub")
     backbone = keras_hub.models.ViTBackbone(image_shape=(size, size, 3), patch_size=16, **options)
     inputs = keras.Input((size, size, 3), name="input_raw224")
     return teacher(inputs, backbone(inputs)[:, 0, :], classes)

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when keras is imported
-keras = pytest.importorskip("keras", reason="needs Keras: pip install keras keras-hub h5py")
-keras_hub = pytest.importorskip("keras_hub", reason="needs keras_hub: pip install keras-hub")
+keras = pytest.importorskip("keras", reason="needs Keras: pip install keras h5py")
 
 import keras_references as references  # noqa: E402
 
