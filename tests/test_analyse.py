@@ -7,10 +7,12 @@ import pytest
 from scipy import special, stats
 
 from mixkd_jax import models
-from mixkd_jax.data.device import Examples
+from mixkd_jax.data import Split
 from mixkd_jax.evaluation import analyse
+from mixkd_jax.evaluation.answers import create_ask
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import OnDevice
 
 RNG = np.random.default_rng(0)
 NETWORK = Network(models.create_model("cnn", num_classes=4, width=4), (0.3,), (0.4,))
@@ -20,7 +22,7 @@ MESH = sharding.data_mesh()
 def examples(count):
     images = RNG.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
     labels = RNG.integers(0, 4, count).astype(np.int32)
-    return Examples(*jax.device_put((images, labels), sharding.replicated(MESH)))
+    return OnDevice.put(Split(images, labels), MESH)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +40,18 @@ def interviews(questions):
         jax.device_put(NETWORK.init(jax.random.key(k), (8, 8, 1)), sharding.replicated(MESH))
         for k in range(2)
     ]
-    ask = analyse.create_interview(NETWORK, variables[0], questions, mesh=MESH, batch_size=16)
+    ask = interview(variables[0], questions, 16)
     return [ask(own) for own in variables], variables
+
+
+def interview(variables, questions, batch_size):
+    ask = create_ask(NETWORK, variables, (8, 8, 1), mesh=MESH, batch_size=batch_size)
+    return analyse.create_interview(ask, questions)
 
 
 def test_interviews_hold_what_was_asked(questions, interviews):
     (teacher, _), (variables, _) = interviews
-    images = np.asarray(questions.splits["test"].images, np.float32)
+    images = np.asarray(questions.splits["test"].examples.images, np.float32)
     own = np.asarray(NETWORK.logits(jax.device_get(variables), jnp.asarray(images)))
     np.testing.assert_allclose(teacher.test, own, rtol=1e-4, atol=1e-5)
     pairs, response = questions.pairs["test"], teacher.splits["test"]
@@ -100,9 +107,7 @@ def test_analysing_twice_gives_the_same_strict_json(questions, interviews):
     first, again = (analyse.analyse(questions, student, teacher) for _ in range(2))
     assert json.dumps(first, allow_nan=False) == json.dumps(again, allow_nan=False)
     for batch_size in (16, 64):
-        ask = analyse.create_interview(
-            NETWORK, variables, questions, mesh=MESH, batch_size=batch_size
-        )
+        ask = interview(variables, questions, batch_size)
         other = analyse.analyse(questions, ask(variables), teacher)["splits"]["test"]
         mean = first["splits"]["test"]["mixed"]["all"]["peak"]["nonlinearity"]["mean"]
         found = other["mixed"]["all"]["peak"]["nonlinearity"]["mean"]

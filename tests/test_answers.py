@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from mixkd_jax import models
-from mixkd_jax.data.device import Examples
+from mixkd_jax.data import Split
 from mixkd_jax.evaluation.answers import create_ask
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import OnDevice
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (21, 8, 8, 1)).astype(np.uint8)
@@ -18,10 +19,10 @@ VARIABLES = NETWORK.init(jax.random.key(0), (8, 8, 1))
 def ask_of(batch_size, devices=None):
     mesh = sharding.data_mesh(devices)
     put = sharding.replicated(mesh)
-    examples = Examples(*jax.device_put((IMAGES, np.zeros(21, np.int32)), put))
+    images = OnDevice.put(Split(IMAGES, np.zeros(21, np.int32)), mesh)
     variables = jax.device_put(VARIABLES, put)
-    ask = create_ask(NETWORK, variables, examples, mesh=mesh, batch_size=batch_size)
-    return lambda *pairs: ask(variables, *pairs)
+    ask = create_ask(NETWORK, variables, images.image_shape, mesh=mesh, batch_size=batch_size)
+    return lambda *pairs: ask(variables, images, *pairs)
 
 
 @pytest.fixture(scope="module")

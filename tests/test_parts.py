@@ -6,7 +6,8 @@ import small
 
 from mixkd_jax import config
 from mixkd_jax.config import ConfigError
-from mixkd_jax.data.parts import split_parts
+from mixkd_jax.inputs import load_inputs
+from mixkd_jax.training import sharding
 
 DATASET = small.dataset(train=100, test=30)
 
@@ -15,8 +16,22 @@ def _data(**changes):
     return dataclasses.replace(config.parse(small.default_values()).data, **changes)
 
 
+def split_parts(dataset, settings, seed):
+    """The splits of a run as they lie on the devices."""
+    return load_inputs(settings, seed, sharding.data_mesh(), dataset)
+
+
+def _images(split):
+    return np.asarray(split.examples.images)
+
+
+def _labels(split):
+    return split.labels(np.arange(len(split))).tolist()
+
+
 def _rows(split):
-    return [image.tobytes() for image in split.images]
+    images = split.images if isinstance(split, small.data.Split) else _images(split)
+    return [image.tobytes() for image in images]
 
 
 def test_all_is_used_by_default_and_nothing_is_held_out():
@@ -36,7 +51,7 @@ def test_the_smaller_part_lies_within_the_larger_and_validation_outside():
     assert not set(_rows(parts.teacher)) & set(_rows(parts.validation))
     known = dict(zip(_rows(DATASET.train), DATASET.train.labels, strict=True))
     for split in (parts.teacher, parts.student, parts.validation):
-        assert [known[row] for row in _rows(split)] == list(split.labels)
+        assert [known[row] for row in _rows(split)] == _labels(split)
 
 
 def test_all_means_all_that_is_not_held_out():
@@ -65,20 +80,20 @@ def test_noise_is_on_what_the_student_meets_and_has_its_deviation():
     noisy = split_parts(dataset, _data(validation_examples=10, noise=0.1), 0)
     assert _rows(noisy.teacher) == _rows(clean.teacher)
     for field in ("student", "validation"):
-        noise = getattr(noisy, field).images - 128.0
+        noise = _images(getattr(noisy, field)) - 128.0
         assert abs(noise.mean()) < 5 * 25.5 / np.sqrt(noise.size)
         assert abs(noise.std() - 25.5) < 1.5
-        np.testing.assert_array_equal(getattr(noisy, field).labels, getattr(clean, field).labels)
-    difference = noisy.test.images.astype(float) - clean.test.images
+        assert _labels(getattr(noisy, field)) == _labels(getattr(clean, field))
+    difference = _images(noisy.test).astype(float) - _images(clean.test)
     assert difference.std() > 20
-    assert not np.array_equal(noisy.student.images[:10], noisy.validation.images)  # pyright: ignore[reportOptionalMemberAccess]
+    assert not np.array_equal(_images(noisy.student)[:10], _images(noisy.validation))  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_noise_is_clipped_and_not_wrapped():
     parts = split_parts(DATASET, _data(noise=1.0), 0)
     dark = DATASET.test.images < 20
-    assert parts.test.images.dtype == np.uint8
-    assert (parts.test.images[dark] == 0).mean() > 0.3 and parts.test.images.max() == 255
+    assert _images(parts.test).dtype == np.uint8
+    assert (_images(parts.test)[dark] == 0).mean() > 0.3 and _images(parts.test).max() == 255
 
 
 @pytest.mark.parametrize(
