@@ -27,10 +27,10 @@ def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
       ConfigError: if the folder holds a run of another config or something else, or can't be
         written to.
     """
-    config = workdir / "config.json"
-    if config.exists():
-        _check_same(workdir, json.loads(config.read_text())["config"], plain(values))
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    old = _config_of(workdir)
+    if old is not None:
+        _check_same(workdir, old, plain(values))
+    elif workdir.exists() and not _is_empty(workdir):
         raise ConfigError(
             f"--workdir: expected a new or empty folder or that of an earlier run, got {workdir}, "
             "which holds something else"
@@ -56,6 +56,19 @@ def claim(workdir: epath.Path, values: Mapping[str, Any], command: str) -> None:
         "command": command,
     }
     write_json(workdir / "config.json", about)
+
+
+def _config_of(workdir: epath.Path) -> Any | None:
+    """Returns the config of the run in a folder; None if there is none."""
+    try:
+        return json.loads((workdir / "config.json").read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_empty(workdir: epath.Path) -> bool:
+    """Whether a folder holds nothing but what a run leaves that is killed when it begins."""
+    return workdir.is_dir() and all(path.name == "config.json.new" for path in workdir.iterdir())
 
 
 def _check_same(workdir: epath.Path, old: Any, new: Any) -> None:
