@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mixkd_jax.evaluation import analyse
+from mixkd_jax.evaluation.answers import Answers
+
 METRICS = ("accuracy", "ece", "overconfidence", "nll", "brier", "nonlinearity")
 BINS = 15
 
@@ -27,6 +30,62 @@ def evaluation(rng: np.random.Generator) -> dict:
         "metrics": metrics,
         "bins": {name: values.astype(float).tolist() for name, values in bins.items()},
     }
+
+
+class Labels:
+    """A split of which nothing but the labels is asked."""
+
+    def __init__(self, labels: np.ndarray):
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+
+def questions() -> analyse.Questions:
+    """Of two small splits with random labels of six classes."""
+    labels = np.random.default_rng(0).integers(0, 6, (3, 40)).astype(np.int32)
+    train, test, held_out = (Labels(own) for own in labels)
+    return analyse.create_questions(
+        {"train": train, "test": test},  # pyright: ignore[reportArgumentType]
+        held_out,  # pyright: ignore[reportArgumentType]
+        num_pairs=400,
+        path_pairs=6,
+        num_bins=15,
+        seed=0,
+    )
+
+
+def interview(asked: analyse.Questions, rng: np.random.Generator) -> analyse.Interview:
+    """What a model that guesses would answer."""
+
+    def answers(count: int) -> Answers:
+        return Answers(
+            (2 * rng.normal(size=(count, 6))).astype(np.float32),
+            rng.normal(size=(count, 5)).astype(np.float32),
+        )
+
+    splits = {
+        name: analyse.Response(answers(len(p.images)), answers(len(p.i)), answers(21 * 6))
+        for name, p in asked.pairs.items()
+    }
+    return analyse.Interview(splits, answers(40).logits, answers(40).logits)
+
+
+def add_analyses(root: Path, runs) -> dict[str, dict]:
+    """Adds an analysis to each of `runs`, and returns them by run."""
+    rng, asked = np.random.default_rng(1), questions()
+    teacher = interview(asked, rng)
+    found = {}
+    for run in runs:
+        model = teacher if run == "teacher" else interview(asked, rng)
+        against = None if run == "teacher" else teacher
+        found[run] = {"step": 40, **analyse.analyse(asked, model, against)}
+        write_json(root / run / "analysis.json", found[run])
+    return found
 
 
 def add_run(root: Path, run: str, rng: np.random.Generator) -> dict:

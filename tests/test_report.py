@@ -1,3 +1,4 @@
+import csv
 import html
 import json
 import shutil
@@ -52,7 +53,7 @@ class Page(HTMLParser):
 
 
 def page_of(root):
-    return Page(report.write(root).read_text("utf-8"))
+    return Page(report.render(read(root)))
 
 
 def test_finished_run_has_table_and_all_figures(tmp_path):
@@ -73,9 +74,40 @@ def test_finished_run_has_table_and_all_figures(tmp_path):
         assert metric.meaning in page.text
 
 
-def test_page_needs_nothing_else(tmp_path):
-    run_folders.make(tmp_path, arms=("ce", "kd"))
-    text = report.write(tmp_path).read_text("utf-8")
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    """A run folder with everything."""
+    root = tmp_path_factory.mktemp("analysed")
+    run_folders.add_analyses(root, run_folders.make(root, seeds=2))
+    report.write(root)
+    return root
+
+
+def test_analysed_run_has_claims_and_every_table_and_figure(analysed):
+    page = Page((analysed / "report.html").read_text("utf-8"))
+    # Beside those of a finished run: three curves over λ, outside the pair, risk against coverage.
+    assert page.count("svg") == 10 + 5
+    summary = results.collect(analysed)
+    for claim in summary["claims"]:
+        assert [claim["name"], claim["says"], claim["shows"], claim["verdict"]] in page.rows
+        assert claim["rule"] in page.text
+    for name in ("differences", "vicinal", "calibration"):
+        text = (analysed / "tables" / f"{name}.csv").read_text("utf-8")
+        rows = list(csv.reader(text.splitlines()))
+        assert len(rows) == 6 and all(row in page.rows for row in rows)
+    assert "T was fitted on 40 held-out training images." in page.text
+
+
+def test_every_figure_is_written_as_png_and_pdf(analysed):
+    page = Page((analysed / "report.html").read_text("utf-8"))
+    for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+        files = list((analysed / "figures").glob(f"*{suffix}"))
+        assert len(files) == page.count("svg")
+        assert all(file.read_bytes().startswith(magic) for file in files)
+
+
+def test_page_needs_nothing_else(analysed):
+    text = report.render(read(analysed))
     page = Page(text)
     assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, *_ in page.elements}
     for _, attributes, _ in page.elements:
@@ -87,21 +119,24 @@ def test_page_needs_nothing_else(tmp_path):
     assert len(ids) == len(set(ids))
 
 
-def test_tables_scroll_in_their_own_box(tmp_path):
-    run_folders.make(tmp_path, arms=("ce", "kd"))
-    page = page_of(tmp_path)
+def test_tables_scroll_in_their_own_box(analysed):
+    page = page_of(analysed)
     boxes = [a for tag, a, _ in page.elements if tag == "div" and a.get("class") == "scroll"]
-    assert page.count("table") == len(boxes) == 2
+    assert page.count("table") == len(boxes) == 6
     assert all(path[-1] == "div" for tag, _, path in page.elements if tag == "table")
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path):
-    run_folders.make(tmp_path / "a", arms=("ce", "kd"))
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    first = report.write(tmp_path / "a").read_bytes()
-    assert first == report.write(tmp_path / "a").read_bytes()
-    assert first == report.write(tmp_path / "b").read_bytes()
-    assert not list((tmp_path / "a").glob("*.tmp"))
+    def made():
+        report.write(tmp_path)
+        return {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    run_folders.add_analyses(tmp_path, run_folders.make(tmp_path, arms=("ce", "kd"), seeds=2))
+    first = made()
+    assert first == made()
+    shutil.rmtree(tmp_path / "figures")
+    assert first == made()
+    assert not [path for path in first if path.suffix in (".tmp", ".new")]
 
 
 def test_text_of_the_run_is_escaped(tmp_path):

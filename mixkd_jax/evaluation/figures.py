@@ -6,6 +6,7 @@ left behind. `svg` turns one into text for an HTML page.
 
 import html
 import io
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ INK = "#1a1a19"
 _COLORS = ("#d55e00", "#e69f00", "#56b4e9", "#0072b2", "#009e73", "#cc79a7")
 _MARKERS = ("s", "^", "D", "o", "v", "P", "X")
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), "solid", (0, (9, 3)))
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,
@@ -139,7 +140,7 @@ def training_curves(
       log: whether the vertical axis is logarithmic; it is linear if no value is positive.
     """
     styles = arm_styles([arm for arm in arms if arm != "teacher"])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel=label)
         lines = {arm: curve(logs, name) for arm, logs in arms.items()}
@@ -153,7 +154,7 @@ def training_curves(
             _log_axis(axes)
         elif not log:
             axes.set_ylim(0, 1.02)
-        _legend(figure, axes)
+        legend(figure, axes)
     return figure
 
 
@@ -165,7 +166,7 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
     """Above the axes, where it hides no data, in as few rows as the figure's width allows."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
@@ -189,25 +190,34 @@ def _legend_width(labels: Sequence[str], columns: int) -> float:
     return sum(40 + 6 * max(map(len, labels[i : i + rows])) for i in starts)
 
 
-def reliability(bins: Mapping[str, np.ndarray], name: str, style: Mapping[str, Any]) -> Figure:
+def reliability(
+    bins: Mapping[str, np.ndarray],
+    name: str,
+    style: Mapping[str, Any],
+    limits: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Figure:
     """Accuracy against confidence in each bin, above the share of examples in the bin.
 
     Args:
       bins: sums as `merge_bins` returns.
       name: title.
       style: the arm's look as `arm_styles` returns; empty for the teacher.
+      limits: lowest and highest accuracy of each bin, to be drawn as intervals.
     """
     count = bins["count"]
     used = count > 0
     edges = np.linspace(0, 1, count.size + 1)
     confidence, accuracy = (bins[k][used] / count[used] for k in ("confidence", "correct"))
     color = style.get("color", INK)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9, 3.5), layout="constrained")
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         top.plot([0, 1], [0, 1], color=INK, linestyle=(0, (2, 2)), linewidth=1)
         top.bar(edges[:-1][used], accuracy, 1 / count.size, align="edge", color=color, alpha=0.25)
         top.plot(confidence, accuracy, color=color, marker=style.get("marker", "*"), markersize=5)
+        if limits is not None:
+            low, high = (limit[used] for limit in limits)
+            top.vlines(confidence, low, high, color=color, linewidth=1.2)
         top.set(ylabel="accuracy", title=name, xlim=(0, 1), ylim=(0, 1.02))
         share = count / max(count.sum(), 1)
         below.bar(edges[:-1], share, 1 / count.size, align="edge", color=color, alpha=0.6)
@@ -222,7 +232,7 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
     Args:
       results: what `results.collect` returns.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.5), layout="constrained")
         axes = figure.add_subplot(xlabel="accuracy / %", ylabel="ECE / %")
         for arm, look in arm_styles(list(results["arms"])).items():
@@ -239,8 +249,17 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
             x, y = (100 * value for value in teacher)
             axes.plot(x, y, "*", color=INK, markersize=12, label="teacher")
         axes.set_ylim(bottom=0)
-        _legend(figure, axes)
+        legend(figure, axes)
     return figure
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes `path`.png and `path`.pdf for a paper: white ground, bytes that depend on it alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42, "savefig.facecolor": "white"}):
+        figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": None})
+        dates = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        figure.savefig(path.with_suffix(".pdf"), metadata=dates)
 
 
 def svg(figure: Figure, prefix: str, description: str) -> str:
@@ -256,7 +275,7 @@ def svg(figure: Figure, prefix: str, description: str) -> str:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
     view = re.findall(r'viewBox="[^"]*"', text)[0]

@@ -1,17 +1,16 @@
 """`report.html`: one page about one run folder, finished or not, that needs no other file."""
 
-import importlib.resources
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jinja2
 import markupsafe
 from matplotlib.figure import Figure
 
-from mixkd_jax.evaluation import figures, results
+from mixkd_jax.evaluation import analysis_figures, figures, results, tables
 from mixkd_jax.evaluation.run_folder import RunFolder, read, split_run
 from mixkd_jax.files import write_text
 
@@ -24,42 +23,86 @@ ARM_MEANINGS = {
 DIRECTIONS = {"higher": "Higher is better", "lower": "Lower is better", "zero": "Near 0 is better"}
 
 
-def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes `report.html` into a run folder, atomically, and returns its path.
+class Panel(NamedTuple):
+    """A figure, the name of its files, and what a screen reader says of it."""
 
-    The page depends on the folder's files alone: made twice, it is the same to the byte.
+    name: str
+    description: str
+    figure: Figure
+
+
+def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes `report.html`, `figures/` and `tables/` into a run folder; returns the page's path.
+
+    They depend on the folder's files alone: made twice, they are the same to the byte.
 
     Raises:
       FileNotFoundError: `workdir` is not a run folder.
       ValueError: one of its files cannot be parsed.
     """
-    path = pathlib.Path(workdir) / "report.html"
-    write_text(path, render(read(workdir)))
+    root, folder = pathlib.Path(workdir), read(workdir)
+    summary = results.summarize(folder)
+    panels, made = _panels(folder, summary), _tables(folder, summary)
+    tables.write([*made.values(), tables.values(folder)], root / "tables")
+    for group in panels.values():
+        for name, _, figure in group:
+            figures.save(figure, root / "figures" / name)
+    path = root / "report.html"
+    write_text(path, _page(folder, summary, panels, made))
     return path
 
 
 def render(folder: RunFolder) -> str:
-    """The page as text."""
+    """The page alone, as text."""
     summary = results.summarize(folder)
-    source = importlib.resources.files("mixkd_jax.evaluation").joinpath("report.html.jinja")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source.read_text("utf-8")).render(
+    return _page(folder, summary, _panels(folder, summary), _tables(folder, summary))
+
+
+def _page(
+    folder: RunFolder,
+    summary: Mapping[str, Any],
+    panels: Mapping[str, Sequence[Panel]],
+    made: Mapping[str, tables.Table],
+) -> str:
+    return page(
+        "report.html.jinja",
         run=folder.config,
         config=json.dumps(folder.config.get("config", {}), indent=2, ensure_ascii=False),
         missing=missing(folder),
         broken_lines=folder.broken_lines,
         metrics=[(m.heading, DIRECTIONS[m.better], m.meaning) for m in results.METRICS.values()],
         rows=_rows(summary),
+        claims=summary["claims"],
+        tables=made,
+        analysis=_about_analysis(folder),
         seeds_note=results.seeds_note(summary),
         num_bins=max((len(e["bins"]["count"]) for e in folder.evaluations.values()), default=0),
         steps=sorted({e["step"] for run, e in folder.evaluations.items() if run != "teacher"}),
         arms=[(arm, ARM_MEANINGS.get(arm)) for arm in summary["arms"]],
         has_wins=bool(summary["wins"]),
         time=_time(folder, summary),
-        **_panels(folder, summary),
+        **{section: inline(section, group) for section, group in panels.items()},
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """Fills a template of this package."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixkd_jax.evaluation", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def inline(section: str, group: Sequence[Panel]) -> list[markupsafe.Markup]:
+    """Figures as `<svg>` elements."""
+    return [
+        markupsafe.Markup(figures.svg(figure, f"{section}{number}", description))
+        for number, (_, description, figure) in enumerate(group)
+    ]
 
 
 def missing(folder: RunFolder) -> list[str]:
@@ -107,39 +150,91 @@ def _time(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"parts": parts, "rows": list(zip(rows, sums, strict=True)) if groups else []}
 
 
-def _panels(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, list[markupsafe.Markup]]:
-    """The figures of each section of the page, as `<svg>` elements; none where there is no data."""
-    overview = [("ECE against accuracy", figures.accuracy_and_ece(summary))]
-    sections = {
-        "overview": overview if summary["arms"] else [],
-        "reliability": _reliability(folder),
+def _tables(folder: RunFolder, summary: dict[str, Any]) -> dict[str, tables.Table]:
+    made = [tables.metrics(summary)]
+    if summary["differences"]:
+        made.append(tables.differences(summary))
+    if folder.analyses:
+        made.append(tables.analysed(folder, "vicinal", tables.VICINAL))
+        made.append(tables.analysed(folder, "calibration", tables.CALIBRATION))
+    return {table.name: table for table in made}
+
+
+def _about_analysis(folder: RunFolder) -> dict[str, int]:
+    """How much was analysed; empty if nothing was."""
+    for analysis in folder.analyses.values():
+        test = analysis["splits"]["test"]
+        counts = {name: test[name] for name in ("images", "pairs", "path_pairs")}
+        held_out = analysis["calibration"]["held_out"]
+        return {**counts, "held_out": held_out, "models": len(folder.analyses)}
+    return {}
+
+
+def _panels(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, list[Panel]]:
+    """The figures of each section of the page; none where there is no data."""
+    overview = Panel("accuracy_ece", "ECE against accuracy", figures.accuracy_and_ece(summary))
+    analyses = _by_model(folder.analyses)
+    return {
+        "overview": [overview] if summary["arms"] else [],
+        "vicinal": _vicinal(analyses),
+        "outside": [
+            Panel(
+                "outside_pair",
+                "probability outside the mixed pair",
+                analysis_figures.outside_pair(analyses),
+            )
+        ]
+        if analyses
+        else [],
+        "reliability": _reliability(folder, analyses),
+        "risk": [
+            Panel(
+                "risk_coverage",
+                "error against coverage",
+                analysis_figures.risk_coverage(analyses),
+            )
+        ]
+        if analyses
+        else [],
         "training": _training(folder),
     }
-    return {
-        section: [
-            markupsafe.Markup(figures.svg(figure, f"{section}{number}", description))
-            for number, (description, figure) in enumerate(panels)
-        ]
-        for section, panels in sections.items()
+
+
+def _by_model(files: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The teacher's file and those of each arm's seeds."""
+    models: dict[str, list[Any]] = {}
+    for run, content in files.items():
+        models.setdefault(split_run(run)[0] or "teacher", []).append(content)
+    return models
+
+
+def _vicinal(analyses: Mapping[str, list[Any]]) -> list[Panel]:
+    labels = {
+        "nonlinearity": "L_NL / nats",
+        "entropy": "entropy of p(x̃) / nats",
+        "kl_teacher": "KL(teacher ‖ student) / nats",
     }
-
-
-def _reliability(folder: RunFolder) -> list[tuple[str, Figure]]:
-    looks = {"teacher": {}, **figures.arm_styles(folder.arms())}
-    evaluations: dict[str, list[dict[str, Any]]] = {}
-    for run, evaluation in folder.evaluations.items():
-        evaluations.setdefault(split_run(run)[0] or "teacher", []).append(evaluation)
     return [
-        (f"reliability of {name}", figures.reliability(figures.merge_bins(runs), name, looks[name]))
-        for name, runs in evaluations.items()
+        Panel(name, f"{name} against λ", analysis_figures.lambda_curves(analyses, name, label))
+        for name, label in labels.items()
+        if analyses
     ]
 
 
-def _training(folder: RunFolder) -> list[tuple[str, Figure]]:
+def _reliability(folder: RunFolder, analyses: Mapping[str, list[Any]]) -> list[Panel]:
+    looks = {"teacher": {}, **figures.arm_styles(folder.arms())}
+    panels = []
+    for name, runs in _by_model(folder.evaluations).items():
+        found = analysis_figures.reliability_intervals(analyses[name]) if name in analyses else None
+        limits = None if found is None else (found.low, found.high)
+        figure = figures.reliability(figures.merge_bins(runs), name, looks[name], limits)
+        panels.append(Panel(f"reliability_{name}", f"reliability of {name}", figure))
+    return panels
+
+
+def _training(folder: RunFolder) -> list[Panel]:
     """Loss and accuracy of all arms together, then of the teacher."""
-    arms: dict[str, list[list[dict[str, Any]]]] = {}
-    for run, log in folder.log.items():
-        arms.setdefault(split_run(run)[0] or "teacher", []).append(log)
+    arms = _by_model(folder.log)
     teacher = {"teacher": arms.pop("teacher", [])}
     panels = []
     for group, runs in (("arms", arms), ("teacher", teacher)):
@@ -147,5 +242,6 @@ def _training(folder: RunFolder) -> list[tuple[str, Figure]]:
             continue
         loss = figures.training_curves(runs, "loss", "training loss / nats", log=True)
         accuracy = figures.training_curves(runs, "accuracy", "training accuracy", log=False)
-        panels += [(f"loss of the {group}", loss), (f"accuracy of the {group}", accuracy)]
+        panels.append(Panel(f"loss_{group}", f"loss of the {group}", loss))
+        panels.append(Panel(f"accuracy_{group}", f"accuracy of the {group}", accuracy))
     return panels

@@ -5,77 +5,19 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tabulate
 
+from mixkd_jax.evaluation import claims, comparison
+from mixkd_jax.evaluation.metrics import METRICS
 from mixkd_jax.evaluation.run_folder import RunFolder, read
 from mixkd_jax.files import write_json
 
 BASELINE = "ce"
 TIME_PARTS = ("compile", "train", "evaluate", "checkpoint", "analyse")
 MISSING = "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """How a metric is shown and which direction is better.
-
-    Attributes:
-      heading: column heading, with the unit.
-      scale: what a stored value is multiplied by for display.
-      decimals: digits after the point.
-      better: "higher", "lower", or "zero" for a signed metric that should be near zero.
-      meaning: one sentence for a reader of the report.
-    """
-
-    heading: str
-    scale: int
-    decimals: int
-    better: Literal["higher", "lower", "zero"]
-    meaning: str
-
-
-METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric(
-        "accuracy %", 100, 2, "higher", "Share of test examples whose most probable class is right."
-    ),
-    "ece": Metric(
-        "ECE %",
-        100,
-        2,
-        "lower",
-        "Expected calibration error: the gap between confidence and accuracy, averaged over"
-        " equal-width bins of confidence, weighted by their number of examples.",
-    ),
-    "overconfidence": Metric(
-        "conf-acc %",
-        100,
-        2,
-        "zero",
-        "Mean confidence minus accuracy: positive is overconfident, negative underconfident.",
-    ),
-    "nll": Metric(
-        "NLL", 1, 3, "lower", "Negative log-likelihood of the true class, in nats per example."
-    ),
-    "brier": Metric(
-        "Brier",
-        1,
-        3,
-        "lower",
-        "Squared distance between the predicted probabilities and the one-hot label, summed"
-        " over classes (0 to 2).",
-    ),
-    "nonlinearity": Metric(
-        "L_NL",
-        1,
-        4,
-        "lower",
-        "How far the prediction on a mixed input is from the same mixture of the two separate"
-        " predictions: KL(λ p_i + (1-λ) p_j ‖ p(x̃)), in nats.",
-    ),
-}
 
 
 def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,7 +32,10 @@ def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
       "seeds": {arm: [seed]}.
       "wins": {arm: {metric: {"wins", "seeds"}}}: seeds in which the arm is strictly better than
         the baseline `ce` of the same seed, out of those where both values are known.
-      "time": seconds by part ("compile", "train", "evaluate", "checkpoint") and their "total".
+      "time": seconds by part ("compile", "train", "evaluate", ...) and their "total".
+      "differences": {"mixkd - ce": {metric: {"mean", "low", "high", "seeds", "won"}}}, paired by
+        seed, with a 95 % interval; see `comparison.differences`.
+      "claims": the paper's claims, as `claims.Claim` has them.
 
     Raises:
       FileNotFoundError: `workdir` is not a run folder.
@@ -113,6 +58,8 @@ def summarize(folder: RunFolder) -> dict[str, Any]:
         "seeds": seeds,
         "wins": _wins(values, seeds),
         "time": _time(folder.times),
+        "differences": comparison.differences(folder),
+        "claims": [dataclasses.asdict(claim) for claim in claims.judge(folder)],
     }
 
 

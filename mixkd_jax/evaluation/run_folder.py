@@ -1,7 +1,8 @@
 """The files of one run folder, read and ordered.
 
-`config.json`, `metrics.jsonl`, and `evaluation.json` and `time.json` of the teacher and of each
-`arms/<arm>/<seed>/`. A model counts as evaluated once it has an `evaluation.json`.
+`config.json`, `metrics.jsonl`, and `evaluation.json`, `analysis.json` and `time.json` of the
+teacher and of each `arms/<arm>/<seed>/`. A model counts as evaluated once it has an
+`evaluation.json`.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ class RunFolder:
     Attributes:
       config: content of `config.json`.
       evaluations: run ("teacher" or "arms/<arm>/<seed>") -> content of its `evaluation.json`.
+      analyses: likewise of its `analysis.json`.
       times: run -> seconds by part.
       log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step.
       broken_lines: lines of `metrics.jsonl` left out because they are not JSON objects of a run
@@ -29,6 +31,7 @@ class RunFolder:
 
     config: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
+    analyses: dict[str, dict[str, Any]]
     times: dict[str, dict[str, float]]
     log: dict[str, list[dict[str, Any]]]
     broken_lines: int
@@ -70,6 +73,7 @@ def read(workdir: str | os.PathLike[str]) -> RunFolder:
     return RunFolder(
         config=config,
         evaluations=_read_each(ordered, runs, "evaluation.json"),
+        analyses=_read_each(ordered, runs, "analysis.json"),
         times=_read_each(ordered, runs, "time.json"),
         log={run: log[run] for run in sorted(log, key=order)},
         broken_lines=broken_lines,
