@@ -2,6 +2,8 @@
 
     python run.py --config=configs/digits.py
 
+    python run.py --mode=compare --runs=runs/a,runs/b
+
 Every field of a config is described in configs/default.py and can be set here, as in
 --config.student.batch_size=128. The same command with the --workdir of a run that was stopped
 continues it; of a finished one, it writes the report again.
@@ -24,9 +26,10 @@ flags.DEFINE_string("workdir", None, "Folder of this run. Default: a new one und
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "analyze"],
-    "evaluate, analyze: measure the newest checkpoints there are.",
+    ["train", "evaluate", "analyze", "compare"],
+    "evaluate, analyze: measure the newest checkpoints there are. compare: see --runs.",
 )
+flags.DEFINE_list("runs", [], "Finished runs' folders, to be set side by side in --workdir.")
 flags.DEFINE_bool(
     "distributed", False, "One process of many, on a TPU pod slice, Slurm or Open MPI."
 )
@@ -39,6 +42,11 @@ def main(_: list[str]) -> None:
         jax.distributed.initialize()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     workdir = options.workdir or f"runs/{now}"
+    if options.mode == "compare":
+        from mixkd_jax.evaluation import compare  # loads matplotlib
+
+        print(f"comparison: {compare.write(options.runs, workdir)}")
+        return
     found = experiment.run(
         options.config,
         workdir,

@@ -24,9 +24,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags as absl does; for `app.run(flags_parser=...)`."""
     try:
         rest = flags.FLAGS(list(argv))
-        if flags.FLAGS.config is None:
+        if flags.FLAGS.config is None and flags.FLAGS.mode != "compare":
             _fail("--config: expected a config file, got none; try --config=configs/digits.py")
-        list(flags.FLAGS.config)  # A file that couldn't be read says so only when it is used.
+        list(flags.FLAGS.config or ())  # A file that couldn't be read says so only when it is used.
     except Exception as error:  # absl, ml_collections and a user's config raise all kinds
         _fail(_explain(error, argv))
     if len(rest) > 1:
