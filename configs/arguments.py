@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 
 def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Reads "value,name=value,...", where a value without a name belongs to the first name.
+    """Reads "value,name=value,...", where a value without a name belongs to the name that has it.
 
     Args:
       text: behind the colon of `--config=file:text`; may be empty.
@@ -23,17 +23,24 @@ def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not equals:
-            name, value = next(iter(choices)), item
-        _check("config argument", name, choices)
-        _check(f"config argument {name}", value, choices[name])
+            name, value = _name_of(item, choices), item
+        one_of("", name, choices)
+        one_of(name, value, choices[name])
         if name in given:
             raise ValueError(f"config argument {name}: expected once, got it twice")
         given[name] = value
     return given
 
 
-def _check(what: str, got: str, choices: Collection[str]) -> None:
-    if got not in choices:
-        close = difflib.get_close_matches(got, choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{what}: expected one of {', '.join(choices)}, got {got!r}{hint}")
+def _name_of(value: str, choices: Mapping[str, Collection[str]]) -> str:
+    return next((name for name, values in choices.items() if value in values), next(iter(choices)))
+
+
+def one_of(name: str, value: str, choices: Collection[str]) -> str:
+    """Returns `value`; raises ValueError if it is none of `choices` of the argument `name`."""
+    if value in choices:
+        return value
+    close = difflib.get_close_matches(value, choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    what = f"config argument {name}".rstrip()
+    raise ValueError(f"{what}: expected one of {', '.join(choices)}, got {value!r}{hint}")

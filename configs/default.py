@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
 def data() -> ConfigDict:
     """Where images come from and what is done to them."""
     data = ConfigDict()
-    data.name = "digits"  # "digits" (in scikit-learn) or the name of a TFDS image data set
-    data.data_dir = ""  # folder of the TFDS data sets; "" is TFDS' own, ~/tensorflow_datasets
+    data.name = "digits"  # "digits" (in scikit-learn), "folder", or the name of a TFDS data set
+    data.dir = ""  # of "folder": that folder. Of TFDS: where its data sets are; "" is its default
     data.download = True  # download a TFDS data set that isn't there
     # "device" keeps all images on every device, "stream" decodes them batch by batch; "auto"
     # streams a folder of more than 4 GiB of pixels.
@@ -97,6 +97,9 @@ def training() -> ConfigDict:
     """How one model is trained; the teacher and the student each have all of these."""
     training = ConfigDict()
     training.model = "cnn"  # a name of mixkd_jax.models.model_names()
+    # Of the paper's models: "student" (a hidden layer), "teacher" (dropout), "imagenet"; "" chooses
+    # the one that the paper gives the model.
+    training.head = ""
     training.dtype = "float32"  # of computation: float32 or bfloat16
     # "data" standardises pixels by data.mean and data.std; "paper" and "keras" as the pipeline of
     # the paper or of keras.applications did it for this model (mixkd_jax.models.pixel_statistics).

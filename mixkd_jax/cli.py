@@ -15,9 +15,8 @@ from mixkd_jax.data import DataError
 from mixkd_jax.training.checkpoint import CheckpointError
 from mixkd_jax.training.loop import Diverged
 from mixkd_jax.training.preemption import Stopped
-from mixkd_jax.weights import WeightsError
 
-MISTAKES = (ConfigError, DataError, WeightsError, CheckpointError, Diverged)
+MISTAKES = (ConfigError, DataError, CheckpointError, Diverged)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -104,7 +104,7 @@ class Data:
     """Where images come from and what is done to them."""
 
     name: str = _field("the name of a data set", bool)
-    data_dir: str = _field("a folder")
+    dir: str = _field("a folder")
     download: bool = _field("True or False")
     pipeline: str = _one_of("auto", "device", "stream")
     workers: int = _integer(0)
@@ -200,6 +200,7 @@ class Training:
     """How one model is trained."""
 
     model: str = _field("the name of a model", bool)
+    head: str = _one_of("", "student", "teacher", "imagenet")
     dtype: str = _one_of("float32", "bfloat16")
     pixels: str = _one_of("data", "paper", "keras")
     weights: str = _field("a file, or nothing")

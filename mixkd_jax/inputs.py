@@ -58,7 +58,7 @@ def load_inputs(
     if dataset is None:
         dataset = data.load(
             settings.name,
-            data_dir=settings.data_dir,
+            data_dir=settings.dir,
             download=settings.download,
             image_size=settings.image_size if settings.name == "folder" else 0,
             broken=settings.broken,
@@ -72,7 +72,7 @@ def _is_streamed(settings: config.Data) -> bool:
         return settings.pipeline == "stream"
     from mixkd_jax.data import memory  # imports Pillow
 
-    sources = data.open_sources("folder", data_dir=settings.data_dir)
+    sources = data.open_sources("folder", data_dir=settings.dir)
     return memory.num_bytes(sources, _size(settings, sources)) > memory.MAX_BYTES
 
 
@@ -113,9 +113,7 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
         raise ConfigError(
             f"config.data.noise: expected 0 for streamed images, got {settings.noise:g}"
         )
-    sources = data.open_sources(
-        settings.name, data_dir=settings.data_dir, download=settings.download
-    )
+    sources = data.open_sources(settings.name, data_dir=settings.dir, download=settings.download)
     _check_images(settings, sources.name, 3)
     parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
     stream = functools.partial(

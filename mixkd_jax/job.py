@@ -75,7 +75,6 @@ def prepare(
     Raises:
       ConfigError: for a config that names what there isn't, or doesn't fit the data or devices.
       data.DataError: if the data set can't be loaded.
-      weights.WeightsError: if a file of weights can't be read or doesn't fit.
     """
     for arm in settings.arms:
         config.choose("config.arms", arm, ARMS)

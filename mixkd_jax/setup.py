@@ -69,12 +69,16 @@ def check_model(name: str, training: config.Training) -> None:
 
 
 def _module(name: str, training: config.Training, *, num_classes: int, **options: Any) -> nn.Module:
+    if training.head:
+        options["head"] = training.head
     try:
         return models.create_model(
             training.model, num_classes=num_classes, dtype=training.dtype, **options
         )
     except ValueError as error:
-        field = "head_duration" if options else "model"
+        field = "model"
+        if options:
+            field = "head_duration" if "train_backbone" in options else "head"
         raise ConfigError(f"config.{name}.{field}: {error}") from None
 
 
@@ -90,8 +94,8 @@ def create_model(
     """Builds a model and its training, with a model of the first stage if there is one.
 
     Raises:
-      ConfigError: for settings that don't fit the images or the devices.
-      weights.WeightsError: for a file that doesn't fit the model.
+      ConfigError: for settings that don't fit the images or the devices, or a file of weights
+        that doesn't fit the model.
     """
     path = f"config.{name}.batch_size"
     if training.batch_size > len(images):
@@ -106,7 +110,7 @@ def create_model(
         network=network,
         images=images,
         **_durations(settings, name, training, len(images)),
-        start=_start(training, network, images.image_shape),
+        start=_start(name, training, network, images.image_shape),
     )
     if not training.head_duration.amount:
         return model
@@ -165,16 +169,21 @@ def _head_stage(training: config.Training) -> config.Training:
 
 
 def _start(
-    training: config.Training, network: Network, image_shape: tuple[int, int, int]
+    name: str, training: config.Training, network: Network, image_shape: tuple[int, int, int]
 ) -> Variables | None:
-    """Reads the files that a training starts from; raises WeightsError if one doesn't fit."""
+    """Reads the files that a training starts from; raises ConfigError if one doesn't fit."""
     if not training.weights and not training.backbone_weights:
         return None
     from mixkd_jax import weights  # loads h5py
 
     if network.image_size:
         image_shape = (network.image_size, network.image_size, image_shape[-1])
-    if training.weights:
-        return weights.load_keras(training.weights, network.module, image_shape)
-    fresh = jax.jit(functools.partial(network.init, image_shape=image_shape))(jax.random.key(0))
-    return weights.load_backbone(training.backbone_weights, network.module, image_shape, fresh)
+    module, file = network.module, training.weights or training.backbone_weights
+    try:
+        if training.weights:
+            return weights.load_keras(file, module, image_shape)
+        fresh = jax.jit(functools.partial(network.init, image_shape=image_shape))(jax.random.key(0))
+        return weights.load_backbone(file, module, image_shape, fresh)
+    except (TypeError, weights.WeightsError) as error:
+        field = "weights" if training.weights else "backbone_weights"
+        raise ConfigError(f"config.{name}.{field}: {error}") from None

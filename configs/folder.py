@@ -1,0 +1,41 @@
+"""Your own images: `train/<class>/*.jpg` and `test/<class>/*.jpg` (or .jpeg, .png) of any size.
+
+    python run.py --config=configs/folder.py --config.data.dir=FOLDER
+    python run.py --config=configs/folder.py:teacher=wrn-40-2,student=wrn-16-2 --config.data.dir=...
+
+The number of classes, the image size and the splits are found; docs/data.md says how. Images that
+don't fit into memory are streamed. Both models are trained from scratch; to start from ImageNet,
+name a file: --config.teacher.backbone_weights=FILE --config.teacher.pixels=keras (docs/weights.md).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, cifar, default, losses, paper
+
+# The larger ones need images of at least 32 pixels.
+MODELS = (*cifar.MODELS, *paper.STUDENTS, *paper.TEACHERS)
+CHOICES = {"teacher": MODELS, "student": MODELS, "loss": losses.LOSSES}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config for an argument such as "teacher=resnet50,student=resnet18"."""
+    given = arguments.parse(argument, CHOICES)
+    config = default.get_config()
+    config.seeds = (0,)
+    config.data.name = "folder"
+    config.data.flip = True
+    config.data.mean = (0.485, 0.456, 0.406)  # of ImageNet's images
+    config.data.std = (0.229, 0.224, 0.225)
+    losses.apply(config, given.get("loss", "kl"))
+    config.teacher.model = given.get("teacher", "resnet50")
+    config.student.model = given.get("student", "resnet18")
+    for training in (config.teacher, config.student):
+        training.batch_size = 32
+        training.duration = "30 epochs"
+        training.optimizer.name = "adamw"
+        training.optimizer.weight_decay = 1e-2
+        training.schedule.name = "cosine"
+        training.schedule.learning_rate = 1e-3
+        training.schedule.warmup = "2 epochs"
+    config.checkpoint.every = "5 epochs"
+    return config

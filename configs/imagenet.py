@@ -1,0 +1,58 @@
+"""ImageNet at 224 pixels, streamed; for a machine with accelerators, or a pod of them.
+
+    python run.py --config=configs/imagenet.py --config.teacher.weights=FILE
+
+FILE is a classifier that keras.applications downloads for the teacher, here ConvNeXt-Tiny
+(convnext_tiny.h5 on Keras' server). TFDS must have prepared `imagenet2012` (docs/data.md).
+Arguments as in configs/cifar.py: `teacher=`, `student=` and `loss=`. With many hosts add
+`--distributed`, and
+`--config.teacher_parameters=sharded` for a teacher too large for one device (README, "Several
+devices and hosts").
+
+The student's schedule is the usual one for ResNets (Goyal et al., arXiv:1706.02677): SGD, batch
+1024, learning rate 0.1 per 256 examples, 5 epochs of warm-up, here with a cosine over 100 epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, default, losses, paper
+
+CHOICES = {"teacher": paper.TEACHERS, "student": paper.STUDENTS, "loss": losses.LOSSES}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the config for an argument such as "teacher=convnext_large"."""
+    given = arguments.parse(argument, CHOICES)
+    config = default.get_config()
+    config.seeds = (0,)
+    config.data.name = "imagenet2012"
+    config.data.pipeline = "stream"
+    config.data.image_size = 224
+    config.data.resize = 256
+    config.data.crop = "random_resized_crop"
+    config.data.flip = True
+    config.data.workers = 16
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    losses.apply(config, given.get("loss", "kl"))
+
+    config.teacher.model = given.get("teacher", "convnext_tiny")
+    config.teacher.head = "imagenet"
+    config.teacher.pixels = "keras"
+    config.teacher.duration = "0 epochs"
+    config.student.model = given.get("student", "resnet50")
+    config.student.head = "imagenet"
+    config.student.duration = "100 epochs"
+    config.student.optimizer.weight_decay = 1e-4
+    config.student.schedule.name = "cosine"
+    config.student.schedule.learning_rate = 0.4
+    config.student.schedule.warmup = "5 epochs"
+    for training in (config.teacher, config.student):
+        training.batch_size = 1024
+        training.dtype = "bfloat16"
+
+    config.evaluation.batch_size = 1000
+    config.log.every = "100 steps"
+    config.log.validate_every = "1 epochs"
+    config.checkpoint.every = "1 epochs"
+    return config
