@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -117,22 +118,24 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
     line: dict[str, float] = {}
     if not steps.total:
         run.checkpoints.save(state)
-    while step < steps.total:
-        with run.clock.measure("train"):
-            step, state, stop = _until_line(step, state, run, trainer, feed, around)
-        means = _means(run.name, state, (step - 1) % steps.log + 1)
-        if step % steps.log == 0 or step == steps.total:
-            line = _line(run, step, means, state)
-            around.metrics.write(run.name, step, line)
-            state = dataclasses.replace(state, totals=jax.tree.map(jnp.zeros_like, state.totals))
-        if stop or step % steps.checkpoint == 0 or step == steps.total:
-            with run.clock.measure("checkpoint"):
-                run.checkpoints.save(state)
-            run.clock.save()
-        if stop and step < steps.total:
-            raise Stopped(f"{run.name}: stopped at step {step:,} of {steps.total:,} and saved")
+    with contextlib.closing(around.metrics):
+        while step < steps.total:
+            with run.clock.measure("train"):
+                step, state, stop = _until_line(step, state, run, trainer, feed, around)
+            means = _means(run.name, state, (step - 1) % steps.log + 1)
+            if step % steps.log == 0 or step == steps.total:
+                line = _line(run, step, means, state)
+                around.metrics.write(run.name, step, line)
+                state = dataclasses.replace(
+                    state, totals=jax.tree.map(jnp.zeros_like, state.totals)
+                )
+            if stop or step % steps.checkpoint == 0 or step == steps.total:
+                with run.clock.measure("checkpoint"):
+                    run.checkpoints.save(state)
+                run.clock.save()
+            if stop and step < steps.total:
+                raise Stopped(f"{run.name}: stopped at step {step:,} of {steps.total:,} and saved")
     around.progress.finish(step, line)
-    around.metrics.close()
     return state
 
 

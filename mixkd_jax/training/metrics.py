@@ -36,7 +36,10 @@ class MetricsLog:
             if kept != text:
                 write_text(self._lines, kept)
         self._writer = SummaryWriter(
-            str(self._events / run), purge_step=step + 1 if step else None, write_to_disk=True
+            str(self._events / run),
+            purge_step=step + 1 if step else None,
+            flush_secs=1,  # not 120: a run that is killed keeps nearly all its events
+            write_to_disk=True,
         )
 
     def write(self, run: str, step: int, values: Mapping[str, float]) -> None:
