@@ -35,13 +35,15 @@ def trainer():
     return _trainer(small.recipe(optimizer=optax.sgd(SCHEDULE, momentum=0.9)))
 
 
-def _train(folder, trainer, *, stop=lambda step: False, steps=STEPS, validate=None, keep=2):
+def _train(
+    folder, trainer, *, stop=lambda step: False, steps=STEPS, validate=None, keep=2, start=None
+):
     folder = epath.Path(folder)
     key = jax.device_put(jax.random.key(5), sharding.replicated(trainer.recipe.mesh))
     around = Surroundings(MetricsLog(folder), Progress(every=1e9), stop)
     with Checkpoints(folder / NAME, keep=keep, config={}) as checkpoints:
         clock = Clock(folder / NAME / "time.json")
-        run = Run(NAME, key, steps, SCHEDULE, checkpoints, clock, validate)
+        run = Run(NAME, key, steps, SCHEDULE, checkpoints, clock, validate, start)
         return train(run, trainer, around)
 
 
@@ -155,18 +157,29 @@ def test_validation_is_at_its_steps_and_the_last(undisturbed, trainer, tmp_path)
     assert small.bits(state) == small.bits(undisturbed[1])  # looking changes nothing
 
 
-def test_a_run_that_begins_with_given_variables_keeps_them(trainer, tmp_path):
+def test_no_steps_leave_the_given_variables_as_they_are(trainer, tmp_path):
     start = trainer.init(jax.random.key(99)).variables
     given = small.bits(start)
     none = dataclasses.replace(STEPS, total=0)
-    folder, key = epath.Path(tmp_path), jax.random.key(5)
-    with Checkpoints(folder / NAME, keep=1, config={}) as checkpoints:
-        around = Surroundings(MetricsLog(folder), Progress(every=1e9), lambda step: False)
-        clock = Clock(folder / NAME / "time.json")
-        run = Run(NAME, key, none, SCHEDULE, checkpoints, clock, start=start)
-        state = train(run, trainer, around)
-    assert small.bits(state.variables) == given and int(state.step) == 0
-    assert small.bits(_restored(tmp_path, trainer).variables) == given
+    for _ in range(2):  # and again, when it is finished
+        state = _train(tmp_path, trainer, steps=none, start=start)
+        assert small.bits(state.variables) == given and int(state.step) == 0
+        assert small.bits(_restored(tmp_path, trainer).variables) == given
+
+
+def test_a_run_begins_with_given_variables(trainer, tmp_path):
+    start = trainer.init(jax.random.key(99)).variables
+    given = small.bits(start)
+    stop_at_1 = lambda step: step == 1  # noqa: E731
+    with pytest.raises(Stopped):
+        _train(tmp_path, trainer, start=start, stop=stop_at_1)
+    assert small.bits(start) == given  # still there for the next seed: not donated
+    steps = [_restored(tmp_path, trainer).params]
+    state = dataclasses.replace(trainer.init(jax.random.key(5)), params=start["params"])
+    key = jax.random.key(5)
+    feed = trainer.images.feeds(key, trainer.recipe.batch_size, pairs=True)(0).feed
+    steps.append(trainer.advance(state, feed, key, 1).params)
+    assert small.bits(steps[0]) == small.bits(steps[1])
 
 
 @pytest.fixture(scope="module")
