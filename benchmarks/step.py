@@ -23,10 +23,12 @@ import numpy as np
 import optax
 
 from mixkd_jax import config, losses, models
-from mixkd_jax.data.device import Augmentation, Examples
+from mixkd_jax.data import Split
+from mixkd_jax.data.device import Augmentation
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import objectives, sharding
-from mixkd_jax.training.dispatch import compile_trainer, epoch_orders
+from mixkd_jax.training.dispatch import compile_trainer, feeds
+from mixkd_jax.training.feeds import OnDevice
 from mixkd_jax.training.step import Recipe
 
 LOSS = config.Loss(
@@ -47,11 +49,11 @@ LOSS = config.Loss(
 def main() -> None:
     """Times both, prints the table, and writes JSON if asked to."""
     options = parse()
-    teacher, recipe, examples = setting(options)
+    teacher, recipe, split = setting(options)
     key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
-    image_shape = examples.images.shape[1:]
+    image_shape = split.image_shape
     teacher_variables = jax.jit(functools.partial(teacher.init, image_shape=image_shape))(key)
-    step = fused(recipe, examples, teacher_variables, key)
+    step = fused(recipe, split, teacher_variables, key)
     bare = networks(teacher, recipe, teacher_variables, image_shape, key)
     rows = alternate(step, bare, options.repeats)
     found = summary(rows, options)
@@ -83,7 +85,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def setting(options: argparse.Namespace) -> tuple[Network, Recipe, Examples]:
+def setting(options: argparse.Namespace) -> tuple[Network, Recipe, OnDevice]:
     """Returns the arm mixkd, as configs/cifar.py sets it, and random images on one device."""
     mesh = sharding.data_mesh(jax.devices()[:1])
     create = functools.partial(
@@ -106,18 +108,18 @@ def setting(options: argparse.Namespace) -> tuple[Network, Recipe, Examples]:
     shape = (options.num_examples, options.image_size, options.image_size, 3)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
-    return teacher, recipe, Examples(*jax.device_put((images, labels), sharding.replicated(mesh)))
+    return teacher, recipe, OnDevice.put(Split(images, labels), mesh)
 
 
-def fused(recipe: Recipe, examples: Examples, teacher_variables, key):
+def fused(recipe: Recipe, split: OnDevice, teacher_variables, key):
     """Returns a function that takes one training step and waits for it."""
-    trainer = compile_trainer(recipe, examples, teacher_variables, steps_per_dispatch=1)
-    order = epoch_orders(key, examples, recipe)(0)
+    trainer = compile_trainer(recipe, split, teacher_variables, steps_per_dispatch=1)
+    feed = feeds(recipe, split, key)(0).feed
     state = trainer.init(key)
 
     def step():
         nonlocal state
-        state = jax.block_until_ready(trainer.advance(state, order, key, 1))
+        state = jax.block_until_ready(trainer.advance(state, feed, key, 1))
 
     return step
 
