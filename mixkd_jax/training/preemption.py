@@ -22,6 +22,7 @@ class StopRequest:
     def __init__(self) -> None:
         """Begins to listen; from the main thread only."""
         self._received = False
+        self._asked = 0
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._receive)
 
@@ -30,7 +31,11 @@ class StopRequest:
         self._received = True
 
     def __call__(self, step: int) -> bool:
-        """Whether to stop after `step`; every process must ask about the same steps."""
+        """Whether to stop after `step`; every process must ask equally often."""
+        del step
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # The service expects to be asked about 1, 2, 3, ..., and says yes to one of them only;
+            # steps begin anew with every model, and a dispatch may take many.
+            self._asked += 1
+            self._received |= multihost_utils.reached_preemption_sync_point(self._asked)
         return self._received
