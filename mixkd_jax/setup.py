@@ -105,6 +105,7 @@ def create_model(
         )
     sharding.check_divisible(path, training.batch_size, mesh)
     network = _network(settings.data, name, training, num_classes)
+    _check_fits(name, training, network, images.image_shape)
     model = Model(
         batch_size=training.batch_size,
         network=network,
@@ -131,6 +132,16 @@ def _network(
         mean, std = models.pixel_statistics(training.model, pipeline=training.pixels)
     module = _module(name, training, num_classes=num_classes)
     return Network(module, mean, std, settings.image_size)
+
+
+def _check_fits(
+    name: str, training: config.Training, network: Network, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises ConfigError if a model refuses images of this shape; only traces it."""
+    try:
+        jax.eval_shape(functools.partial(network.init, image_shape=image_shape), jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.{name}.model: {training.model}: {error}") from None
 
 
 def _durations(
