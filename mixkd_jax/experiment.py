@@ -64,6 +64,10 @@ def run(
     settings = config.parse(values)
     folder = epath.Path(folder).expanduser().absolute()
     workdir.check(folder, values)
+    if mode != "train" and not (folder / "config.json").exists():
+        raise config.ConfigError(
+            f"--workdir: expected the folder of a run for --mode={mode}, got {folder}"
+        )
     job = prepare(settings, values, folder, dataset, stop)
     if jax.process_index() == 0:
         workdir.claim(folder, values, command)
