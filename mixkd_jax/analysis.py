@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import jax
@@ -57,7 +58,10 @@ def analyse_all(job: Job, newest: Newest, *, again: bool = False) -> None:
 
 
 def _is_done(job: Job, name: str) -> bool:
-    return sharding.agreed((job.folder / name / "analysis.json").exists())
+    """Whether a model was analysed after its last step."""
+    file = job.folder / name / "analysis.json"
+    last = (job.teacher if name == "teacher" else job.student).steps.total
+    return sharding.agreed(file.exists() and json.loads(file.read_text())["step"] == last)
 
 
 def _questions(job: Job) -> analyse.Questions:
