@@ -87,10 +87,12 @@ def test_a_step_is_what_numpy_makes_of_it(distils):
         d_ce = _softmax(s) - y
         values = {"ce": reference.cross_entropy(s, y).mean()}
         values["accuracy"] = np.mean(s.argmax(-1) == y.argmax(-1))
+        values["entropy"] = -(_softmax(s) * np.log(_softmax(s))).sum(-1).mean()
         if distils:
             kernel, bias = arrays(teacher["params"])  # pyright: ignore[reportOptionalSubscript]
             t = x @ kernel + bias
             values["kd"] = reference.distillation_kl(s, t, 3.0).mean()
+            values["kl"] = reference.distillation_kl(s, t, 1.0).mean()
             values["agreement"] = np.mean(s.argmax(-1) == t.argmax(-1))
             values["loss"] = 0.8 * values["kd"] + 0.3 * values["ce"]
             d = 0.8 * 3 * (_softmax(s / 3) - _softmax(t / 3)) + 0.3 * d_ce
@@ -182,7 +184,7 @@ def test_the_student_learns_in_training_mode():
 def test_metrics_without_a_teacher_name_none():
     how = small.recipe(teacher=None, objective=objectives.cross_entropy)
     (state,) = _steps(how, _start(how), 1)
-    assert set(state.totals) == {"loss", "ce", "accuracy", "grad_norm"}
+    assert set(state.totals) == {"loss", "ce", "accuracy", "entropy", "grad_norm"}
     assert float(state.totals["loss"]) == float(state.totals["ce"])
 
 

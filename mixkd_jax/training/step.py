@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mixkd_jax import mixup
+from mixkd_jax import losses, mixup, vicinal
 from mixkd_jax.config import Mixup
 from mixkd_jax.data import device
 from mixkd_jax.models.network import Network, Variables
@@ -55,9 +55,9 @@ class Recipe:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what a step measures."""
-        names = ("loss", "ce", "accuracy", "grad_norm")
-        return names if self.teacher is None else (*names, "kd", "agreement")
+        """Names of what a step measures; of distillation also "kl", the KL at temperature 1."""
+        names = ("loss", "ce", "accuracy", "entropy", "grad_norm")
+        return names if self.teacher is None else (*names, "kd", "kl", "agreement")
 
 
 def train_step(
@@ -132,7 +132,9 @@ def update_student(
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     measured = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts}
     measured["accuracy"] = _agreement(logits, batch.labels)
+    measured["entropy"] = jnp.mean(vicinal.entropy(jax.nn.softmax(logits)))
     if answer is not None:
+        measured["kl"] = jnp.mean(losses.distillation_kl(logits, answer))
         measured["agreement"] = _agreement(logits, answer)
     return TrainState(
         step=state.step + 1,
