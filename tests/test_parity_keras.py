@@ -242,7 +242,7 @@ def test_a_nested_backbone_loads_too(tmp_path):
     np.testing.assert_array_equal(scale, np.asarray(base.layers[-4].gamma.value))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FULL_KERAS)
 def test_full_models_equal_keras_at_224_pixels(name, tmp_path):
     model = create_model(name, num_classes=100)
