@@ -1,7 +1,6 @@
 """Trains a teacher, distils students from it on mixed inputs, evaluates and reports.
 
     python run.py --config=configs/digits.py
-
     python run.py --mode=compare --runs=runs/a,runs/b
 
 Every field of a config is described in configs/default.py and can be set here, as in
@@ -9,7 +8,6 @@ Every field of a config is described in configs/default.py and can be set here, 
 continues it; of a finished one, it writes the report again.
 """
 
-import datetime
 import shlex
 import sys
 
@@ -17,7 +15,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from mixkd_jax import cli, experiment
+from mixkd_jax import cli, experiment, workdir
 from mixkd_jax.evaluation import results
 from mixkd_jax.training.preemption import StopRequest
 
@@ -39,23 +37,22 @@ def main(_: list[str]) -> None:
     """Runs the job that the flags describe, and prints its table."""
     options = flags.FLAGS
     if options.distributed:
-        jax.distributed.initialize()
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = options.workdir or f"runs/{now}"
+        cli.join_processes(options.workdir)
+    folder = options.workdir or workdir.new_folder()
     if options.mode == "compare":
         from mixkd_jax.evaluation import compare  # loads matplotlib
 
-        print(f"comparison: {compare.write(options.runs, workdir)}")
+        print(f"comparison: {compare.write(options.runs, folder)}")
         return
     found = experiment.run(
         options.config,
-        workdir,
+        folder,
         mode=options.mode,
         stop=StopRequest(),
         command=shlex.join(["python", *sys.argv]),
     )
     if jax.process_index() == 0:
-        print(f"\n{results.table(found)}\n\nreport: {workdir}/report.html")
+        print(f"\n{results.table(found)}\n\nreport: {folder}/report.html")
 
 
 if __name__ == "__main__":

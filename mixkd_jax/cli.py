@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import flags, logging
 
 from mixkd_jax.config import ConfigError
@@ -49,6 +50,19 @@ def without_traceback(main: Callable[[Any], None]) -> Callable[[Any], None]:
             _fail("interrupted; run again with the same --workdir to continue", status=130)
 
     return wrapped
+
+
+def join_processes(workdir: str | None) -> None:
+    """Makes this process one of many, before any device is asked for."""
+    if not workdir:
+        _fail("--workdir: expected a folder that all processes reach with --distributed, got none")
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        _fail(
+            f"--distributed: expected one process of many on a TPU pod slice, Slurm, Open MPI or "
+            f"Kubernetes, got {error}; leave it out to use the devices of this machine"
+        )
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -18,6 +20,16 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def new_folder(parent: str = "runs") -> str:
+    """Returns the path of a folder that isn't there yet, named by the time."""
+    name = path = f"{parent}/{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(2):
+        if not epath.Path(path).exists():
+            break
+        path = f"{name}-{number}"
+    return path
 
 
 def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
