@@ -11,7 +11,7 @@ from mixkd_jax.evaluation.pairs import draw_pairs
 CLASSES = 7
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, CLASSES, 40)
-PAIRS = draw_pairs(RNG, LABELS, 300)
+PAIRS = draw_pairs(RNG, len(LABELS), lambda indices: LABELS[indices], 300)
 
 
 def answers(count, scale=2.0):
