@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
+from PIL import Image
 
 from mixkd_jax import config, data
 from mixkd_jax.config import Mixup
@@ -67,6 +68,17 @@ def dataset(train=64, test=40, shape=SHAPE):
         return data.Split(images, labels)
 
     return data.Dataset("small", tuple("abc"), split(train), split(test))
+
+
+def folder(root, dataset):
+    """Writes a data set of RGB images as PNG files, for `--config.data.dir`; returns `root`."""
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            file = pathlib.Path(root) / name / dataset.class_names[label] / f"{index:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return root
 
 
 def images(mesh, split=None) -> OnDevice:

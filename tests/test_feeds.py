@@ -1,0 +1,219 @@
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import small
+from etils import epath
+from jax.sharding import PartitionSpec as P
+
+from mixkd_jax import data, mixup
+from mixkd_jax.config import Mixup
+from mixkd_jax.data.device import Augmentation
+from mixkd_jax.data.stream import Stream
+from mixkd_jax.evaluation.answers import create_ask
+from mixkd_jax.evaluation.evaluate import create_evaluator
+from mixkd_jax.training import sharding
+from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.dispatch import compile_trainer
+from mixkd_jax.training.feeds import OnDevice, Streamed
+from mixkd_jax.training.loop import Run, Steps, Surroundings, train
+from mixkd_jax.training.metrics import MetricsLog
+from mixkd_jax.training.preemption import Stopped
+from mixkd_jax.training.progress import Clock, Progress
+from mixkd_jax.training.step import draw_batch
+
+SHAPE = (8, 8, 3)
+BATCH = 16
+STEPS = Steps(total=10, per_epoch=4, log=4, validate=4, checkpoint=4)
+NAME = "arms/mixkd/0"
+KEY = 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """64 training images and 40 test images as PNG files, all of one size."""
+    return small.folder(tmp_path_factory.mktemp("images"), small.dataset(shape=SHAPE))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.data_mesh()
+
+
+@pytest.fixture(scope="module")
+def split(root):
+    return data.load("folder", data_dir=root).train
+
+
+@pytest.fixture(scope="module", params=["device", "stream"])
+def either(request, root, mesh, split):
+    """The same images, on the devices or streamed."""
+    return OnDevice.put(split, mesh) if request.param == "device" else _streamed(root, mesh)
+
+
+def _streamed(root, mesh, **options) -> Streamed:
+    """Whole images, unless `options` say otherwise, in training too."""
+    sources = data.open_sources("folder", data_dir=root)
+    whole = {"image_size": 8, "resize": 8, "augmentation": "resize_crop", "flip": False}
+    return Streamed(Stream(sources.train, batch_size=1, train=True, **(whole | options)), mesh)
+
+
+def _key(mesh):
+    return jax.device_put(jax.random.key(KEY), sharding.replicated(mesh))
+
+
+def test_both_have_what_the_folder_has(either, split):
+    assert len(either) == 64
+    assert either.image_shape == SHAPE
+    labels = either.labels(np.arange(64))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, split.labels)
+    assert len(set(split.labels.tolist())) == small.CLASSES  # or their order would show nothing
+
+
+def test_both_take_images_and_labels_in_the_order_of_the_indices(either, split):
+    indices = np.array([63, 0, 0, 5, 17, 40, 5, 1] * 2)
+    images = either.take(indices)
+    assert images.dtype == np.uint8 and images.sharding.spec == P("data")
+    assert [shard.data.shape for shard in images.addressable_shards] == [(2, *SHAPE)] * 8
+    np.testing.assert_array_equal(images, split.images[indices])
+    np.testing.assert_array_equal(either.labels(indices), split.labels[indices])
+
+
+def test_an_epoch_has_every_example_once(either, split):
+    """As batches that a step makes of its feed, without augmentation."""
+    how = small.linears(mesh=either.mesh, mixing=None, augmentation=Augmentation(), teacher=None)
+    feed = either.feeds(_key(either.mesh), BATCH, pairs=False)
+    drawn = [draw_batch(how, jax.random.key(0), step, feed(step).feed) for step in range(4)]
+    images = np.concatenate([batch.images for batch in drawn])
+    labels = np.concatenate([np.argmax(batch.labels, -1) for batch in drawn])
+
+    def ordered(images, labels):
+        return sorted((image.tobytes(), label) for image, label in zip(images, labels, strict=True))
+
+    assert ordered(images.astype(np.uint8), labels) == ordered(split.images, split.labels)
+    assert not np.array_equal(images, split.images)  # shuffled
+
+
+def test_a_feed_is_a_function_of_key_and_step(either):
+    def batches(key, steps):
+        feed = either.feeds(jax.device_put(key, _key(either.mesh).sharding), BATCH, pairs=True)
+        return {step: small.bits(feed(step).feed) for step in steps}
+
+    forth = batches(jax.random.key(KEY), range(6))
+    assert batches(jax.random.key(KEY), [5, 0, 3, 4]) == {s: forth[s] for s in (5, 0, 3, 4)}
+    assert batches(jax.random.key(KEY + 1), [0]) != {0: forth[0]}
+
+
+def test_a_feed_on_the_device_lasts_for_the_rest_of_its_epoch(mesh, split):
+    feed = OnDevice.put(split, mesh).feeds(_key(mesh), BATCH, pairs=True)
+    assert [feed(step).steps for step in range(9)] == [4, 3, 2, 1, 4, 3, 2, 1, 4]
+    assert small.bits(feed(0).feed) == small.bits(feed(3).feed) != small.bits(feed(4).feed)
+
+
+def test_a_streamed_feed_is_the_streams_batch_split_over_the_devices(root, mesh):
+    images = _streamed(root, mesh, augmentation="random_resized_crop", flip=True)
+    feed = images.feeds(_key(mesh), BATCH, pairs=True)(3)
+    assert feed.steps == 1
+    own, other = feed.feed.own, feed.feed.other
+    for array in (*own, *other):
+        assert array.sharding.spec == P("data")
+        assert [len(shard.data) for shard in array.addressable_shards] == [2] * 8
+    seed = int(jax.random.bits(jax.random.key(KEY), dtype="uint32"))
+    stream = Stream(
+        images.training.source,
+        batch_size=BATCH,
+        image_size=8,
+        train=True,
+        resize=8,
+        seed=seed,
+        pairs=True,
+    )
+    want = next(stream.batches(3))
+    np.testing.assert_array_equal(own.images, want.images)
+    np.testing.assert_array_equal(own.labels, want.labels)
+    np.testing.assert_array_equal(other.images, want.partner_images)
+    np.testing.assert_array_equal(other.labels, want.partner_labels)
+    assert images.feeds(_key(mesh), BATCH, pairs=False)(3).feed.other is None
+
+
+@pytest.mark.parametrize("partial", [1.0, 0.5])
+def test_a_streamed_batch_is_mixup_of_the_batch_with_its_partners(root, mesh, partial):
+    mixing = Mixup(alpha=1.0, partial=partial, per_example=True)
+    how = small.linears(mesh=mesh, mixing=mixing)
+    feed = _streamed(root, mesh).feeds(_key(mesh), BATCH, pairs=True)(0).feed
+    key = jax.random.key(1)
+    batch = jax.jit(lambda feed: draw_batch(how, key, 0, feed))(feed)
+    assert batch.images.sharding.spec == P("data")
+
+    x_i, x_j = (np.asarray(part.images, np.float64) for part in (feed.own, feed.other))
+    partner = np.array([np.flatnonzero((x_i == x).all((1, 2, 3)))[0] for x in x_j])
+    assert sorted(partner) == list(range(BATCH))  # every image is the partner of one
+    plan = mixup.sample_mixup(jax.random.split(key)[1], BATCH, alpha=1.0, partial=partial)
+    lam = np.asarray(plan.lam, np.float64)
+    assert (lam == 1).any() == (partial < 1)
+    weight = lam[:, None, None, None]
+    np.testing.assert_allclose(batch.images, weight * x_i + (1 - weight) * x_j, rtol=1e-5)
+    mixed = mixup.apply_mixup(mixup.MixupPlan(plan.lam, partner), feed.own.images)
+    np.testing.assert_allclose(batch.images, mixed, rtol=1e-6)
+    y = np.eye(small.CLASSES)[feed.own.labels]
+    np.testing.assert_allclose(
+        batch.labels, lam[:, None] * y + (1 - lam[:, None]) * y[partner], rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.fixture(scope="module")
+def trainer(root, mesh):
+    """Distils on mixed and randomly cropped images from files."""
+    how = small.linears(mesh=mesh, optimizer=optax.sgd(0.02, momentum=0.9))
+    images = _streamed(root, mesh, augmentation="random_resized_crop", flip=True)
+    return compile_trainer(how, images, small.teacher_variables(how, SHAPE))
+
+
+def _train(folder, trainer, stop=lambda step: False):
+    folder = epath.Path(folder)
+    around = Surroundings(MetricsLog(folder), Progress(every=1e9), stop)
+    with Checkpoints(folder / NAME, keep=2, config={}) as checkpoints:
+        clock = Clock(folder / NAME / "time.json")
+        schedule = optax.constant_schedule(0.02)
+        run = Run(NAME, _key(trainer.recipe.mesh), STEPS, schedule, checkpoints, clock)
+        return train(run, trainer, around)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, _train(folder, trainer)
+
+
+def test_a_streamed_training_learns(undisturbed):
+    lines = (undisturbed[0] / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 10]
+    assert json.loads(lines[-1])["loss"] < json.loads(lines[0])["loss"]
+
+
+@pytest.mark.parametrize("at", [[1], [4], [6], [2, 3, 9]], ids=str)
+def test_a_streamed_training_goes_on_bit_for_bit(undisturbed, trainer, tmp_path, at):
+    for step in at:
+        with pytest.raises(Stopped, match=f"stopped at step {step} of 10"):
+            _train(tmp_path, trainer, stop=lambda now, step=step: now == step)
+    assert small.bits(_train(tmp_path, trainer)) == small.bits(undisturbed[1])
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == (undisturbed[0] / "metrics.jsonl").read_text()
+
+
+def test_an_evaluation_is_the_same_streamed_and_on_the_device(root, mesh, split):
+    network = small.cnn()
+    variables = network.init(jax.random.key(0), SHAPE)
+    ask = create_ask(network, variables, SHAPE, mesh=mesh, batch_size=24)
+
+    def evaluate(images):
+        key = jax.random.key(2)
+        evaluator = create_evaluator(ask, images, batch_size=24, num_bins=15, key=key)
+        return evaluator(jax.device_put(variables, sharding.replicated(mesh)))
+
+    found = evaluate(_streamed(root, mesh))
+    assert found == evaluate(OnDevice.put(split, mesh))
+    assert sum(found.bins["count"]) == 64
