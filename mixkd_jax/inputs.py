@@ -113,6 +113,11 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
         raise ConfigError(
             f"config.data.noise: expected 0 for streamed images, got {settings.noise:g}"
         )
+    if settings.crop_padding:
+        raise ConfigError(
+            "config.data.crop_padding: expected 0 for streamed images, which config.data.crop "
+            f"crops, got {settings.crop_padding}"
+        )
     sources = data.open_sources(settings.name, data_dir=settings.dir, download=settings.download)
     _check_images(settings, sources.name, 3)
     parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
