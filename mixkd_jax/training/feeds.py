@@ -37,6 +37,11 @@ class Images(Protocol):
         """Height, width and channels of all images, as `take` gives them."""
         ...
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what the steps measure of their feeds."""
+        ...
+
     def __len__(self) -> int:
         """Returns the number of examples."""
         ...
@@ -66,6 +71,7 @@ class OnDevice:
 
     examples: Examples
     mesh: Mesh
+    metrics = ()
 
     @classmethod
     def put(cls, split: Split, mesh: Mesh) -> OnDevice:
@@ -87,11 +93,7 @@ class OnDevice:
         """Returns feeds of an epoch each; pairs are made on the device."""
         del pairs
         per_epoch = len(self) // batch_size
-        shuffle = jax.jit(
-            lambda key, epoch: device.epoch_order(key, epoch, len(self)),
-            out_shardings=sharding.replicated(self.mesh),
-        )
-        order = functools.lru_cache(maxsize=1)(lambda epoch: shuffle(key, epoch))
+        order = functools.lru_cache(maxsize=1)(lambda epoch: self._shuffle(key, epoch))
 
         def feed(step: int) -> Portion:
             epoch, position = divmod(step, per_epoch)
@@ -106,6 +108,11 @@ class OnDevice:
     def take(self, indices: np.ndarray) -> jax.Array:
         """Gathers images on the devices."""
         return self._gather(self.examples.images, np.asarray(indices, np.int32))
+
+    @functools.cached_property
+    def _shuffle(self) -> Any:
+        order = functools.partial(device.epoch_order, num_examples=len(self))
+        return jax.jit(order, out_shardings=sharding.replicated(self.mesh))
 
     @functools.cached_property
     def _gather(self) -> Any:
@@ -125,6 +132,7 @@ class Streamed:
 
     training: Stream
     mesh: Mesh
+    metrics = ("skipped",)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -155,11 +163,10 @@ class Streamed:
                 following = stream.batches(step)
             batch = next(following)
             position = step + 1
-            own = self._assemble(batch.images, batch.labels)
-            if batch.partner_images is None or batch.partner_labels is None:
-                return Portion(Loaded(own, None), 1)
-            other = self._assemble(batch.partner_images, batch.partner_labels)
-            return Portion(Loaded(own, other), 1)
+            own, other = self._assemble(batch.images, batch.labels), None
+            if batch.partner_images is not None and batch.partner_labels is not None:
+                other = self._assemble(batch.partner_images, batch.partner_labels)
+            return Portion(Loaded(own, other, self._skipped(batch.skipped)), 1)
 
         return feed
 
@@ -179,6 +186,13 @@ class Streamed:
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max(self.training.workers, 1))
+
+    def _skipped(self, count: int) -> jax.Array:
+        """Returns a global array with this process's `count` in it."""
+        counts = np.zeros(len(self.mesh.local_devices), np.int32)
+        counts[0] = count
+        split = NamedSharding(self.mesh, P("data"))
+        return jax.make_array_from_process_local_data(split, counts)
 
     def _assemble(self, images: np.ndarray, labels: np.ndarray) -> Examples:
         """Returns the global arrays of which every process has a part."""
