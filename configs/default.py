@@ -153,6 +153,8 @@ def analysis() -> ConfigDict:
     # each. The answers to all of them are held in memory. 0 analyses nothing.
     analysis.pairs = 2000
     analysis.path_pairs = 200  # the first of these, each followed at 21 values of lam
+    # Test images that are corrupted in 25 ways; all of them lie on every device. 0 corrupts none.
+    analysis.corrupted_images = 500
     return analysis
 
 

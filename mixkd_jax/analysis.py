@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from mixkd_jax.evaluation import analyse
+from mixkd_jax.data.types import Split
+from mixkd_jax.evaluation import analyse, corruptions
 from mixkd_jax.files import write_json
 from mixkd_jax.job import Job
 from mixkd_jax.models.network import Variables
 from mixkd_jax.setup import Model
 from mixkd_jax.training import sharding
+from mixkd_jax.training.feeds import Images, OnDevice
 from mixkd_jax.training.progress import Clock
 
 # From a model's name, kind and arm to the step and variables of its newest checkpoint, if any.
@@ -69,11 +73,25 @@ def _questions(job: Job) -> analyse.Questions:
     return analyse.create_questions(
         {"train": job.student.images, "test": job.inputs.test},
         job.inputs.validation,
+        _corrupted(job),
         num_pairs=settings.analysis.pairs,
         path_pairs=settings.analysis.path_pairs,
         num_bins=settings.evaluation.num_bins,
         seed=settings.seed,
     )
+
+
+def _corrupted(job: Job) -> Images | None:
+    """Returns the first test images, corrupted; every device has all of them."""
+    test = job.inputs.test
+    number = min(job.settings.analysis.corrupted_images, len(test))
+    if not number:
+        return None
+    indices = np.arange(number)
+    taken = test.take(np.pad(indices, (0, -number % job.mesh.size)))
+    images = np.asarray(multihost_utils.process_allgather(taken, tiled=True))[:number]
+    split = Split(images, test.labels(indices))
+    return OnDevice.put(corruptions.corrupt_all(split, job.settings.seed), job.mesh)
 
 
 def _interview(job: Job, model: Model, variables: Variables, questions: analyse.Questions):

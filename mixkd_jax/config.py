@@ -227,6 +227,7 @@ class Analysis:
 
     pairs: int = _field("0, or an integer of at least 2", lambda value: value == 0 or value > 1)
     path_pairs: int = _integer(1)
+    corrupted_images: int = _integer(0)
 
 
 @dataclasses.dataclass(frozen=True)

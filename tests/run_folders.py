@@ -49,9 +49,11 @@ def questions() -> analyse.Questions:
     """Of two small splits with random labels of six classes."""
     labels = np.random.default_rng(0).integers(0, 6, (3, 40)).astype(np.int32)
     train, test, held_out = (Labels(own) for own in labels)
+    corrupted = Labels(np.tile(labels[1], 26))
     return analyse.create_questions(
         {"train": train, "test": test},  # pyright: ignore[reportArgumentType]
         held_out,  # pyright: ignore[reportArgumentType]
+        corrupted,  # pyright: ignore[reportArgumentType]
         num_pairs=400,
         path_pairs=6,
         num_bins=15,
@@ -72,7 +74,7 @@ def interview(asked: analyse.Questions, rng: np.random.Generator) -> analyse.Int
         name: analyse.Response(answers(len(p.images)), answers(len(p.i)), answers(21 * 6))
         for name, p in asked.pairs.items()
     }
-    return analyse.Interview(splits, answers(40).logits, answers(40).logits)
+    return analyse.Interview(splits, *(answers(n).logits for n in (40, 40, 26 * 40)))
 
 
 def add_analyses(root: Path, runs) -> dict[str, dict]:

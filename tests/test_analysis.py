@@ -19,6 +19,7 @@ def config():
         "data.test_examples": 40,
         "analysis.pairs": 50,
         "analysis.path_pairs": 4,
+        "analysis.corrupted_images": 20,
     }
     for model in ("teacher", "student"):
         changes |= {f"{model}.duration": "8 steps", f"{model}.batch_size": 40}
@@ -43,6 +44,7 @@ def test_a_run_is_analysed_at_its_end(folder):
         found = json.loads((folder / name / "analysis.json").read_text())
         assert found["step"] == 8
         assert found["splits"]["test"]["images"] == 40
+        assert found["corruption"]["images"] == 20
         assert found["splits"]["train"]["pairs"] == 50
         assert ("cka" in found["splits"]["test"]) == (name != "teacher")
         assert json.loads((folder / name / "time.json").read_text())["analyse"] > 0

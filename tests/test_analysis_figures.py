@@ -74,3 +74,12 @@ def test_risk_coverage_draws_the_mean_over_seeds(analyses):
     line = np.asarray(axes.lines[2].get_xydata())
     np.testing.assert_allclose(line[:, 0], 100 * np.array(curves[0]["coverage"]))
     np.testing.assert_allclose(line[:, 1], 100 * np.mean([c["risk"] for c in curves], 0))
+
+
+def test_corruption_draws_the_mean_over_seeds(analyses):
+    accuracy, over = analysis_figures.corruption(analyses).axes
+    for axes, score in ((accuracy, "accuracy"), (over, "overconfidence")):
+        scores = [s["corruption"]["scores"]["mean"][score] for s in analyses["mixkd"]]
+        line = np.asarray(axes.lines[2].get_xydata())
+        np.testing.assert_allclose(line[:, 0], range(6))
+        np.testing.assert_allclose(line[:, 1], 100 * np.mean(scores, 0))

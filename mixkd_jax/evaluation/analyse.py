@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixkd_jax.evaluation import calibration_curves, representation, vicinity
+from mixkd_jax.evaluation import calibration_curves, corruptions, representation, vicinity
 from mixkd_jax.evaluation.answers import Answers, Ask
 from mixkd_jax.evaluation.pairs import Pairs, draw_pairs
 from mixkd_jax.models.network import Variables
@@ -31,6 +31,7 @@ class Questions:
       pairs: of each split.
       path_pairs: how many of the pairs are followed along λ = 0, 0.05, ... 1.
       held_out: images to fit a temperature on; None if there are none.
+      corrupted: what `corruptions.corrupt_all` made of test images; None if they are not asked.
       num_bins: bins of confidence.
       seed: of the resamples and shuffles.
     """
@@ -39,6 +40,7 @@ class Questions:
     pairs: Mapping[str, Pairs]
     path_pairs: int
     held_out: Images | None
+    corrupted: Images | None
     num_bins: int
     seed: int
 
@@ -58,16 +60,19 @@ class Interview(NamedTuple):
       splits: by name.
       test: logits f32[N, C] of all test images.
       held_out: logits of the held-out images, if any.
+      corrupted: logits of the corrupted images, if any.
     """
 
     splits: dict[str, Response]
     test: np.ndarray
     held_out: np.ndarray | None
+    corrupted: np.ndarray | None
 
 
 def create_questions(
     splits: Mapping[str, Images],
     held_out: Images | None,
+    corrupted: Images | None,
     *,
     num_pairs: int,
     path_pairs: int,
@@ -79,7 +84,7 @@ def create_questions(
         name: draw_pairs(np.random.default_rng([seed, k]), len(split), split.labels, num_pairs)
         for k, (name, split) in enumerate(splits.items())
     }
-    return Questions(splits, pairs, path_pairs, held_out, num_bins, seed)
+    return Questions(splits, pairs, path_pairs, held_out, corrupted, num_bins, seed)
 
 
 def create_interview(ask: Ask, questions: Questions) -> Callable[[Variables], Interview]:
@@ -89,15 +94,18 @@ def create_interview(ask: Ask, questions: Questions) -> Callable[[Variables], In
         index = np.arange(len(images), dtype=np.int32)
         return ask(variables, images, index, index, np.ones(len(index), np.float32)).logits
 
+    def if_any(variables: Variables, images: Images | None) -> np.ndarray | None:
+        return None if images is None else everything(variables, images)
+
     def interview(variables: Variables) -> Interview:
-        held_out = questions.held_out
         return Interview(
             {
                 name: _respond(ask, variables, images, questions.pairs[name], questions.path_pairs)
                 for name, images in questions.splits.items()
             },
             everything(variables, questions.splits["test"]),
-            None if held_out is None else everything(variables, held_out),
+            if_any(variables, questions.held_out),
+            if_any(variables, questions.corrupted),
         )
 
     return interview
@@ -125,7 +133,7 @@ def _respond(
 def analyse(
     questions: Questions, model: Interview, teacher: Interview | None = None
 ) -> dict[str, Any]:
-    """Returns what is to be known of a model: "splits" by name, and "calibration".
+    """Returns what is to be known of a model: "splits" by name, "calibration", "corruption".
 
     Args:
       questions: what was asked.
@@ -136,6 +144,11 @@ def analyse(
     held_out = None
     if model.held_out is not None and questions.held_out is not None:
         held_out = model.held_out, _all_labels(questions.held_out)
+    corruption = None
+    if model.corrupted is not None and questions.corrupted is not None:
+        corruption = corruptions.robustness(
+            model.corrupted, _all_labels(questions.corrupted), num_bins=questions.num_bins
+        )
     return {
         "splits": {
             name: _analyse_split(
@@ -150,6 +163,7 @@ def analyse(
             num_bins=questions.num_bins,
             rng=np.random.default_rng([questions.seed, 100]),
         ),
+        "corruption": corruption,
     }
 
 

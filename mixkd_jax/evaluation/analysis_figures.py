@@ -134,6 +134,31 @@ def risk_coverage(analyses: Analyses) -> Figure:
     return figure
 
 
+def corruption(analyses: Analyses) -> Figure:
+    """Accuracy and overconfidence over the severity of corruptions, averaged over these."""
+    looks = _looks(analyses)
+    labels = {"accuracy": "accuracy / %", "overconfidence": "confidence - accuracy / %"}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 5.0), layout="constrained")
+        rows = figure.subplots(2, 1, sharex=True)
+        for axes, (score, label) in zip(rows, labels.items(), strict=True):
+            for name, seeds in analyses.items():
+                found = [at(s, "corruption", "scores", "mean", score) for s in seeds]
+                if None in found:
+                    continue
+                line = band([{"mean": f, "stderr": [0.0] * len(f)} for f in found])
+                x, look = np.arange(line.mean.size), looks[name]
+                drawing = {key: look[key] for key in ("color", "linestyle", "marker")}
+                axes.plot(x, 100 * line.mean, label=name, markersize=4, **drawing)
+                edges = 100 * line.low, 100 * line.high
+                axes.fill_between(x, *edges, color=look["color"], alpha=0.18, linewidth=0)
+            axes.set(ylabel=label)
+        rows[1].axhline(0, color=INK, linewidth=0.8)
+        rows[1].set(xlabel="severity of corruption (0: none)")
+        legend(figure, rows[1])
+    return figure
+
+
 def _peak(analyses: Analyses, measure: str) -> Band:
     """A measure of every model on test pairs of different classes at the peak."""
     bands = []

@@ -196,6 +196,7 @@ def _panels(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, list[Pan
         ]
         if analyses
         else [],
+        "corruption": _corruption(analyses),
         "training": _training(folder),
     }
 
@@ -219,6 +220,16 @@ def _vicinal(analyses: Mapping[str, list[Any]]) -> list[Panel]:
         for name, label in labels.items()
         if analyses
     ]
+
+
+def _corruption(analyses: Mapping[str, list[Any]]) -> list[Panel]:
+    corrupted = {
+        name: seeds for name, seeds in analyses.items() if all(s["corruption"] for s in seeds)
+    }
+    if not corrupted:
+        return []
+    figure = analysis_figures.corruption(corrupted)
+    return [Panel("corruption", "accuracy and overconfidence under corruption", figure)]
 
 
 def _reliability(folder: RunFolder, analyses: Mapping[str, list[Any]]) -> list[Panel]:
