@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -217,3 +219,36 @@ def test_an_evaluation_is_the_same_streamed_and_on_the_device(root, mesh, split)
     found = evaluate(_streamed(root, mesh))
     assert found == evaluate(OnDevice.put(split, mesh))
     assert sum(found.bins["count"]) == 64
+
+
+def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, trainer, tmp_path, capfd):
+    """As their mean over the steps of a line, like every metric; also after a stop within one."""
+    shutil.copytree(root, tmp_path / "images")
+    for file in sorted((tmp_path / "images" / "train").glob("*/*.png"))[::10]:
+        file.write_bytes(b"no image")
+    images = _streamed(tmp_path / "images", mesh, broken="skip")
+    how = trainer.recipe
+    broken = compile_trainer(how, images, small.teacher_variables(how, SHAPE))
+    with pytest.raises(Stopped):
+        _train(tmp_path / "run", broken, stop=lambda step: step == 6)
+    _train(tmp_path / "run", broken)
+
+    seed = int(jax.random.bits(_key(mesh), dtype="uint32"))
+    stream = dataclasses.replace(images.training, batch_size=BATCH, seed=seed, pairs=True)
+    counts = [batch.skipped for batch, _ in zip(stream.batches(), range(10), strict=False)]
+    assert sum(counts[:4]) == 7  # an epoch meets every broken image
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    want = [np.mean(counts[:4]), np.mean(counts[4:8]), np.mean(counts[8:])]
+    assert [line["skipped"] for line in lines] == pytest.approx(want)
+    assert "skipped: " in capfd.readouterr().err
+
+
+def test_a_broken_image_stops_a_training_by_default(root, mesh, trainer, tmp_path):
+    shutil.copytree(root, tmp_path / "images")
+    file = next((tmp_path / "images" / "train").glob("*/*.png"))
+    file.write_bytes(b"no image")
+    feed = _streamed(tmp_path / "images", mesh).feeds(_key(mesh), BATCH, pairs=False)
+    with pytest.raises(data.BrokenImageError, match=str(file)):
+        for step in range(4):
+            feed(step)

@@ -31,10 +31,14 @@ class Shuffled(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Feed of a step: its examples, already augmented, and their partners if they are mixed."""
+    """Feed of a step: its examples, already augmented, and their partners if they are mixed.
+
+    `skipped` i32[devices] adds up to the broken images that the examples took the place of.
+    """
 
     own: Examples
     other: Examples | None
+    skipped: jax.Array
 
 
 Feed = Shuffled | Loaded

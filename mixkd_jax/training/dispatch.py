@@ -92,8 +92,7 @@ def abstract_state(recipe: Recipe, images: Images) -> TrainState:
 
 def _init(recipe: Recipe, images: Images) -> Callable[[jax.Array], TrainState]:
     def init(key: jax.Array) -> TrainState:
-        return create_state(
-            key, recipe.student, images.image_shape, recipe.optimizer, recipe.metrics
-        )
+        metrics = (*recipe.metrics, *images.metrics)
+        return create_state(key, recipe.student, images.image_shape, recipe.optimizer, metrics)
 
     return jax.jit(init, out_shardings=sharding.replicated(recipe.mesh))

@@ -79,7 +79,11 @@ def train_step(
     batch_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     batch = draw_batch(recipe, batch_key, state.step, feed)
     answer = query_teacher(recipe, teacher_variables, batch.images)
-    return update_student(recipe, state, batch, answer, dropout_key)
+    after = update_student(recipe, state, batch, answer, dropout_key)
+    if not isinstance(feed, device.Loaded):
+        return after
+    skipped = after.totals["skipped"] + jnp.sum(feed.skipped)
+    return dataclasses.replace(after, totals={**after.totals, "skipped": skipped})
 
 
 def draw_batch(recipe: Recipe, key: jax.Array, step: jax.Array, feed: device.Feed) -> device.Batch:
@@ -141,7 +145,8 @@ def update_student(
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-        totals={name: total + measured[name] for name, total in state.totals.items()},
+        totals=state.totals
+        | {name: state.totals[name] + measured[name] for name in recipe.metrics},
     )
 
 
