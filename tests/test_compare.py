@@ -34,7 +34,7 @@ def sweep(root, mixkd):
     kd = [(0.80, 0.05, 0), (0.81, 0.06, 0), (0.82, 0.07, 0)]
     return [
         add(root, f"T{t}", t, {"kd": k, "mixkd": m})
-        for t, k, m in zip(("1", "2", "std"), kd, mixkd, strict=True)
+        for t, k, m in zip(("1", "2", "8"), kd, mixkd, strict=True)
     ]
 
 
@@ -56,6 +56,16 @@ def test_temperature(tmp_path, mixkd, expected):
     assert found.verdict == expected
     assert "kd: rank correlation 1.00, ECE varies by 2.00 points" in found.shows
     assert judged(runs[:2])["C6"].verdict == "not testable here"
+
+
+def test_std_is_no_temperature_of_the_scale(tmp_path):
+    runs = sweep(tmp_path, [(0.8, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
+    far = add(tmp_path, "Tstd", "std", {"kd": (0.7, 0.5, 0), "mixkd": (0.7, 0.1, 0)})
+    assert judged([*runs, far])["C6"] == judged(runs)["C6"]
+    assert judged([*runs[:2], far])["C6"].verdict == "not testable here"
+    folders = compare.read_runs([*runs, far])
+    figure = compare.accuracy_and_ece(folders, ["kd"], claims_across.temperatures(folders))
+    assert [len(np.asarray(line.get_xydata())) for line in figure.axes[0].lines] == [3, 4]
 
 
 def test_runs_that_differ_in_more_are_no_sweep(tmp_path):
@@ -106,9 +116,9 @@ def test_page_and_files(tmp_path):
     assert files == made()
     assert {"compare.html", "results.csv", "fields.tex", "accuracy_ece.png"} <= files.keys()
     text = files["compare.html"].decode()
-    for run in ("T1", "T2", "Tstd"):
+    for run in ("T1", "T2", "T8"):
         assert f"{run}: mixkd" in text
-    assert "loss.temperature" in text and text.count("<svg") == 2
+    assert "loss.temperature" in text and text.count("<svg") == 1
     assert "seeds" not in files["fields.csv"].decode()
 
 
@@ -130,6 +140,7 @@ def test_sweep_is_joined_and_drawn_at_the_means(tmp_path):
     runs = sweep(tmp_path, [(0.80, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
     folders = compare.read_runs(runs)
     figure = compare.accuracy_and_ece(folders, ["kd", "mixkd"], claims_across.temperatures(folders))
-    _, mixkd = figure.axes[0].lines
+    line, mixkd = figure.axes[0].lines[2:]
+    assert np.array_equal(np.asarray(line.get_xydata()), np.asarray(mixkd.get_xydata()))
     np.testing.assert_allclose(np.asarray(mixkd.get_xydata()), [(80, 2), (82, 5), (83, 9)])
-    assert [t.get_text() for t in figure.axes[0].texts[3:]] == ["T=1", "T=2", "T=std"]
+    assert [t.get_text() for t in figure.axes[0].texts[3:]] == ["T=1", "T=2", "T=8"]

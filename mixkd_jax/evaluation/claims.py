@@ -60,8 +60,8 @@ RULES = {
     "C5": "Over at least 4 runs with different teachers, the teacher's and the mixkd student's"
     " confidence minus accuracy correlate (95 % interval above 0), also with the student's accuracy"
     " held fixed (partial correlation above 0).",
-    "C6": "Over at least 3 temperatures, mean accuracy and ECE of mixkd rise together (rank"
-    " correlation above 0), and the ECE of mixkd varies more than that of kd.",
+    "C6": 'Over at least 3 temperatures ("std" is none), mean accuracy and ECE of mixkd rise'
+    " together (rank correlation above 0), and the ECE of mixkd varies more than that of kd.",
 }
 
 

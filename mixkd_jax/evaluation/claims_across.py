@@ -93,9 +93,12 @@ def partial_correlation(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
 
 
 def _trade(folders: Mapping[str, RunFolder]) -> tuple[str, bool | None]:
-    by_arm = {arm: points(folders, arm) for arm in ("kd", "mixkd")}
-    enough = all(len(found) >= _FEWEST_TEMPERATURES for found in by_arm.values())
-    if not temperatures(folders) or not enough:
+    scale = [run for run, value in temperatures(folders).items() if value != "std"]
+    by_arm = {
+        arm: [point for point in points(folders, arm) if point.run in scale]
+        for arm in ("kd", "mixkd")
+    }
+    if any(len(found) < _FEWEST_TEMPERATURES for found in by_arm.values()):
         return (
             f"Needs {_FEWEST_TEMPERATURES} or more runs of kd and mixkd that differ in"
             f" {TEMPERATURE} alone.",

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from mixkd_jax.config import ConfigError
@@ -61,8 +62,8 @@ def _results(folders: Mapping[str, RunFolder]) -> tables.Table:
     rows = []
     for run, folder in folders.items():
         found = tables.metrics(results.summarize(folder))
-        rows += [[f"{run}: {row[0]}", *row[1:]] for row in found.rows]
-    headings = ["model", *(m.heading for m in results.METRICS.values()), "beats ce (acc, ECE)"]
+        rows += [[f"{run}: {row[0]}", *row[1:-1]] for row in found.rows]
+    headings = ["model", *(m.heading for m in results.METRICS.values())]
     return tables.Table("results", headings, rows)
 
 
@@ -74,7 +75,11 @@ def _fields(folders: Mapping[str, RunFolder]) -> tables.Table:
 
 def _verdicts(folders: Mapping[str, RunFolder]) -> tables.Table:
     judged = [claims.judge(folder)[:4] for folder in folders.values()]
-    rows = [[row[0].name, *(claim.verdict for claim in row)] for row in zip(*judged, strict=True)]
+    rows = [
+        [row[0].name, *(claim.verdict for claim in row)]
+        for row in zip(*judged, strict=True)
+        if any(claim.verdict != claims.NOT_TESTABLE for claim in row)
+    ]
     return tables.Table("claims", ["claim", *folders], rows)
 
 
@@ -88,7 +93,8 @@ def _panels(folders: Mapping[str, RunFolder]) -> list[Panel]:
             accuracy_and_ece(folders, arms, by_temperature),
         )
     ]
-    if any(p.teacher_overconfidence is not None for p in claims_across.points(folders, "mixkd")):
+    known = [p.teacher_overconfidence for p in claims_across.points(folders, "mixkd")]
+    if len({value for value in known if value is not None}) > 1:
         figure = overconfidence_of_teachers(folders, [a for a in arms if a in ("kd", "mixkd")])
         name = "teacher_overconfidence"
         panels.append(Panel(name, "overconfidence of student and teacher", figure))
@@ -98,7 +104,7 @@ def _panels(folders: Mapping[str, RunFolder]) -> list[Panel]:
 def accuracy_and_ece(
     folders: Mapping[str, RunFolder], arms: Sequence[str], temperatures: Mapping[str, str]
 ) -> Figure:
-    """Mean accuracy and ECE; an arm's runs are joined, in their order, if they are a sweep.
+    """Mean accuracy and ECE (logarithmic); an arm's runs are joined if they are a sweep.
 
     Args:
       folders: run -> files.
@@ -110,22 +116,16 @@ def accuracy_and_ece(
         axes = figure.add_subplot(xlabel="accuracy / %", ylabel="ECE / %")
         for arm, look in figures.arm_styles(arms).items():
             found = claims_across.points(folders, arm)
-            x, y = [100 * p.accuracy for p in found], [100 * p.ece for p in found]
-            line = look if temperatures else {**look, "linestyle": "none"}
-            axes.plot(x, y, markersize=6, label=arm, **line)
+            x, y = (100 * np.array([getattr(p, k) for p in found]) for k in ("accuracy", "ece"))
+            joined = [temperatures.get(p.run, "std") != "std" for p in found]
+            axes.plot(x[joined], y[joined], color=look["color"], linestyle=look["linestyle"])
+            axes.plot(x, y, markersize=6, label=arm, **{**look, "linestyle": "none"})
             if arm in ("kd", "mixkd"):
                 for point, place in zip(found, zip(x, y, strict=True), strict=True):
                     text = f"T={temperatures[point.run]}" if temperatures else point.run
-                    axes.annotate(
-                        text,
-                        place,
-                        (4, 4),
-                        textcoords="offset points",
-                        fontsize=7,
-                        color=figures.INK,
-                    )
-        axes.set_ylim(bottom=0)
-        axes.margins(x=0.12)
+                    axes.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7)
+        figures.log_axis(axes)
+        axes.margins(x=0.12, y=0.12)
         figures.legend(figure, axes)
     return figure
 

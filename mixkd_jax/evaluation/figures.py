@@ -151,14 +151,14 @@ def training_curves(
             axes.fill_between(line.epoch, line.low, line.high, color=color, alpha=0.18, linewidth=0)
         axes.set_xlim(left=0)
         if log and any(np.any(line.mean > 0) for line in lines.values()):
-            _log_axis(axes)
+            log_axis(axes)
         elif not log:
             axes.set_ylim(0, 1.02)
         legend(figure, axes)
     return figure
 
 
-def _log_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """Plain numbers (0.05, not a power of ten), readable at once and in any font."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=9))

@@ -35,6 +35,7 @@ def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
       "time": seconds by part ("compile", "train", "evaluate", ...) and their "total".
       "differences": {"mixkd - ce": {metric: {"mean", "low", "high", "seeds", "won"}}}, paired by
         seed, with a 95 % interval; see `comparison.differences`.
+      "data": name of the images, how many for what, and how many were broken and "skipped".
       "claims": the paper's claims, as `claims.Claim` has them.
 
     Raises:
@@ -58,6 +59,7 @@ def summarize(folder: RunFolder) -> dict[str, Any]:
         "seeds": seeds,
         "wins": _wins(values, seeds),
         "time": _time(folder.times),
+        "data": folder.config.get("data", {}),
         "differences": comparison.differences(folder),
         "claims": [dataclasses.asdict(claim) for claim in claims.judge(folder)],
     }
@@ -208,7 +210,9 @@ def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
         colalign=("left", *["right"] * (len(headings) - 1)),
     )
     won = f"Beats {BASELINE}: seeds with a higher accuracy, and with a lower ECE."
-    return f"{body}\n\n{seeds_note(results)}\n{won}"
+    skipped = results["data"].get("skipped", 0)
+    left_out = f"\nBroken images that were left out: {skipped:,}." if skipped else ""
+    return f"{body}\n\n{seeds_note(results)}\n{won}{left_out}"
 
 
 def write(workdir: str | os.PathLike[str]) -> dict[str, Any]:

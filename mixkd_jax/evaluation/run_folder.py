@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+_FIRST_STAGES = "head/"  # runs that train a head alone, before the model itself is trained
 STANDARD_ARMS = ("ce", "mixup", "kd", "mixkd")
 
 
@@ -24,7 +25,8 @@ class RunFolder:
       evaluations: run ("teacher" or "arms/<arm>/<seed>") -> content of its `evaluation.json`.
       analyses: likewise of its `analysis.json`.
       times: run -> seconds by part.
-      log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step.
+      log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step;
+        without those of first stages.
       broken_lines: lines of `metrics.jsonl` left out because they are not JSON objects of a run
         and a step; a killed run can leave one behind.
     """
@@ -120,6 +122,8 @@ def _read_log(path: pathlib.Path) -> tuple[dict[str, list[dict[str, Any]]], int]
         try:
             record = json.loads(line)
             run, step = record["run"], int(record["step"])
+            if run.startswith(_FIRST_STAGES):
+                continue
             split_run(run)
         except (ValueError, KeyError, TypeError, AttributeError):
             broken += 1
