@@ -59,6 +59,7 @@ class Checkpoints:
           CheckpointError: if there is none, or a name, shape or dtype differs; orbax alone would
             cast dtypes.
         """
+        self._manager.wait_until_finished()  # with the newest one, if this very object saves it
         step = self.latest()
         if step is None:
             raise CheckpointError(f"expected a checkpoint in {self._folder}, found none")
