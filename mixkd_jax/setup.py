@@ -32,7 +32,7 @@ class Model:
       steps: the durations of its training.
       schedule: its learning rate.
       optimizer: from gradients to updates.
-      start: variables to begin with, from files; None begins at random.
+      start: variables to begin with, from files; what they lack is random, None is all.
       head: the same model with a frozen backbone, trained first; None if there is no such stage.
     """
 
@@ -48,14 +48,21 @@ class Model:
 
 def check_model(name: str, training: config.Training) -> None:
     """Raises ConfigError for what is wrong with a model whatever the data are."""
-    _module(name, training, num_classes=2)
-    if training.head_duration.amount:
-        _module(name, training, num_classes=2, train_backbone=False)
-    if training.pixels != "data" and training.model not in models.imagenet.NAMES:
-        raise ConfigError(
-            f'config.{name}.pixels: expected "data" for {training.model}, got "{training.pixels}"; '
-            f"others are for {', '.join(models.imagenet.NAMES)}"
-        )
+    try:
+        models.create_model(training.model, num_classes=2)
+    except ValueError as error:
+        raise ConfigError(f"config.{name}.model: {error}") from None
+    stage = training.head_duration
+    for field, got, only in (
+        ("pixels", training.pixels, "data"),
+        ("head", training.head, ""),
+        ("head_duration", f"{stage.amount:g} {stage.unit}", f"0 {stage.unit}"),
+    ):
+        if got != only and training.model not in models.imagenet.NAMES:
+            raise ConfigError(
+                f'config.{name}.{field}: expected "{only}" for {training.model}, got "{got}"; '
+                f"others are for {', '.join(models.imagenet.NAMES)}"
+            )
     if not training.duration.amount and not training.weights:
         raise ConfigError(
             f"config.{name}.duration: expected a positive duration, or a file of its weights in "
@@ -68,18 +75,12 @@ def check_model(name: str, training: config.Training) -> None:
         )
 
 
-def _module(name: str, training: config.Training, *, num_classes: int, **options: Any) -> nn.Module:
+def _module(training: config.Training, *, num_classes: int, **options: Any) -> nn.Module:
     if training.head:
         options["head"] = training.head
-    try:
-        return models.create_model(
-            training.model, num_classes=num_classes, dtype=training.dtype, **options
-        )
-    except ValueError as error:
-        field = "model"
-        if options:
-            field = "head_duration" if "train_backbone" in options else "head"
-        raise ConfigError(f"config.{name}.{field}: {error}") from None
+    return models.create_model(
+        training.model, num_classes=num_classes, dtype=training.dtype, **options
+    )
 
 
 def create_model(
@@ -104,7 +105,7 @@ def create_model(
             f"got {training.batch_size}"
         )
     sharding.check_divisible(path, training.batch_size, mesh)
-    network = _network(settings.data, name, training, num_classes)
+    network = _network(settings.data, training, num_classes)
     _check_fits(name, training, network, images.image_shape)
     model = Model(
         batch_size=training.batch_size,
@@ -115,7 +116,7 @@ def create_model(
     )
     if not training.head_duration.amount:
         return model
-    frozen = _module(name, training, num_classes=num_classes, train_backbone=False)
+    frozen = _module(training, num_classes=num_classes, train_backbone=False)
     head = dataclasses.replace(
         model,
         network=dataclasses.replace(network, module=frozen),
@@ -124,13 +125,11 @@ def create_model(
     return dataclasses.replace(model, head=head)
 
 
-def _network(
-    settings: config.Data, name: str, training: config.Training, num_classes: int
-) -> Network:
+def _network(settings: config.Data, training: config.Training, num_classes: int) -> Network:
     mean, std = settings.mean, settings.std
     if training.pixels != "data":
         mean, std = models.pixel_statistics(training.model, pipeline=training.pixels)
-    module = _module(name, training, num_classes=num_classes)
+    module = _module(training, num_classes=num_classes)
     return Network(module, mean, std, settings.image_size)
 
 
@@ -193,8 +192,7 @@ def _start(
     try:
         if training.weights:
             return weights.load_keras(file, module, image_shape)
-        fresh = jax.jit(functools.partial(network.init, image_shape=image_shape))(jax.random.key(0))
-        return weights.load_backbone(file, module, image_shape, fresh)
+        return weights.load_backbone(file, module, image_shape, {"params": {}, "batch_stats": {}})
     except (TypeError, weights.WeightsError) as error:
         field = "weights" if training.weights else "backbone_weights"
         raise ConfigError(f"config.{name}.{field}: {error}") from None

@@ -90,7 +90,8 @@ class Run:
       checkpoints: of this model.
       clock: what its time is counted on.
       validate: from variables to metrics of held-out images; None if there are none.
-      start: variables to begin with; None begins with random ones.
+      start: variables to begin with; a part that they lack, such as the head, is random, as all
+        is with None.
     """
 
     name: str
@@ -146,7 +147,9 @@ def _start(run: Run, trainer: Trainer) -> TrainState:
             return state
         start = jax.tree.map(jnp.copy, jax.device_put(dict(run.start), state.step.sharding))
         return dataclasses.replace(
-            state, params=start["params"], batch_stats=start.get("batch_stats", {})
+            state,
+            params={**state.params, **start["params"]},
+            batch_stats={**state.batch_stats, **start.get("batch_stats", {})},
         )
     return run.checkpoints.restore(abstract_state(trainer.recipe, trainer.images))
 
