@@ -16,6 +16,14 @@ def test_log_keeps_the_last_record_of_a_step_and_counts_broken_lines(tmp_path):
     assert folder.broken_lines == 3
 
 
+def test_first_stages_are_no_runs_of_their_own(tmp_path):
+    run_folders.make(tmp_path, arms=("ce",), seeds=1)
+    before = run_folder.read(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"run": "head/teacher", "step": 5}\n{"run": "head/student/0", "step": 5}\n')
+    assert run_folder.read(tmp_path) == before
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         run_folder.read(tmp_path)
