@@ -70,7 +70,7 @@ def run(
         )
     job = prepare(settings, values, folder, dataset, stop)
     if jax.process_index() == 0:
-        workdir.claim(folder, values, command)
+        workdir.claim(folder, values, command, job.inputs.about())
     sharding.barrier("claimed")
     if mode == "train":
         teacher_variables = run_teacher(job)

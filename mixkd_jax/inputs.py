@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -26,7 +27,7 @@ class Inputs:
       student: what the students learn from.
       validation: held-out training images; None if there are none.
       test: what results are measured on.
-      skipped: broken images that were left out.
+      skipped: broken images that were left out; a stream counts its own in the log.
     """
 
     name: str
@@ -36,6 +37,18 @@ class Inputs:
     validation: Images | None
     test: Images
     skipped: int = 0
+
+    def about(self) -> dict[str, Any]:
+        """Returns what a run's folder tells of them: names and numbers."""
+        parts = ("teacher", "student", "validation", "test")
+        sizes = {part: len(getattr(self, part) or ()) for part in parts}
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "image_shape": list(self.test.image_shape),
+            **sizes,
+            "skipped": self.skipped,
+        }
 
 
 def load_inputs(

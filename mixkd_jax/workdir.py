@@ -54,13 +54,16 @@ def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
         raise ConfigError(f"--workdir: expected a folder that can be written to, got {workdir}")
 
 
-def claim(workdir: epath.Path, values: Mapping[str, Any], command: str) -> None:
+def claim(
+    workdir: epath.Path, values: Mapping[str, Any], command: str, data: Mapping[str, Any]
+) -> None:
     """Creates the folder and its `config.json`; leaves those of an earlier run as they are."""
     if (workdir / "config.json").exists():
         return
     workdir.mkdir(parents=True, exist_ok=True)
     about = {
         "config": plain(values),
+        "data": dict(data),
         "versions": {"python": platform.python_version(), "mixkd-jax": mixkd_jax.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()],

@@ -172,7 +172,16 @@ def test_broken_images_on_the_devices_are_skipped_and_counted(root, capfd):
     with pytest.raises(BrokenImageError, match=r"\.png: cannot decode the image"):
         _load(root)
     inputs = _load(root, broken="skip")
-    assert inputs.skipped == 2
+    assert inputs.about() == {
+        "name": root.name,
+        "num_classes": 3,
+        "image_shape": [8, 8, 3],
+        "teacher": 29,
+        "student": 29,
+        "validation": 0,
+        "test": 11,
+        "skipped": 2,
+    }
     assert (len(inputs.teacher), len(inputs.test)) == (29, 11)
     assert capfd.readouterr().err.count("skipped: ") == 2
 

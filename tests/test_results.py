@@ -96,6 +96,19 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert "±" not in results.table(collected)
 
 
+def test_images_that_were_left_out_are_told(tmp_path):
+    run_folders.make(tmp_path, seeds=1)
+    about = json.loads((tmp_path / "config.json").read_text())
+    for skipped, told in ((0, False), (1200, True)):
+        run_folders.write_json(
+            tmp_path / "config.json", {**about, "data": {"name": "a", "skipped": skipped}}
+        )
+        collected = results.collect(tmp_path)
+        assert collected["data"] == {"name": "a", "skipped": skipped}
+        text = results.table(collected)
+        assert ("Broken images that were left out: 1,200." in text.splitlines()) == told
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_a_value_that_is_not_finite_is_null_and_not_averaged_away(tmp_path, value):
     run_folders.make(tmp_path)

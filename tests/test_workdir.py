@@ -17,7 +17,7 @@ VALUES = small.default_values()
 def _claimed(folder, values=VALUES):
     folder = epath.Path(folder)
     workdir.check(folder, values)
-    workdir.claim(folder, values, "python run.py")
+    workdir.claim(folder, values, "python run.py", {"name": "small", "skipped": 2})
     return folder
 
 
@@ -43,6 +43,7 @@ def test_a_new_folder_gets_a_config(tmp_path):
     assert set(about["versions"]) == {"python", "mixkd-jax", *workdir.PACKAGES}
     assert len(about["devices"]) == 8 and about["devices"][0].startswith("cpu:0")
     assert about["command"] == "python run.py"
+    assert about["data"] == {"name": "small", "skipped": 2}
     assert small.files(folder) == {"config.json"}
 
 
@@ -68,7 +69,7 @@ def test_the_same_config_is_continued_and_left_as_it_is(tmp_path):
     workdir.check(folder, small.default_values())
     workdir.check(folder, VALUES.to_dict())
     workdir.check(folder, FrozenConfigDict(VALUES))  # pyright: ignore[reportArgumentType]
-    workdir.claim(folder, VALUES, "another command")
+    workdir.claim(folder, VALUES, "another command", {"name": "other"})
     assert (folder / "config.json").read_bytes() == before
 
 
