@@ -68,6 +68,19 @@ def test_std_is_no_temperature_of_the_scale(tmp_path):
     assert [len(np.asarray(line.get_xydata())) for line in figure.axes[0].lines] == [3, 4]
 
 
+def test_sweep_draws_means_and_intervals_over_seeds(tmp_path):
+    runs = sweep(tmp_path, [(0.8, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
+    folders = compare.read_runs(runs)
+    figure = compare.sweep(folders, ["kd", "mixkd"], claims_across.temperatures(folders))
+    accuracy, ece = figure.axes
+    for axes, means in ((accuracy, [80, 82, 83]), (ece, [2, 5, 9])):
+        np.testing.assert_allclose(np.asarray(axes.lines[1].get_xydata())[:, 1], means)
+        # Two seeds, 0.1 points to both sides: the standard error is 0.1, Student's t 12.706.
+        ends = np.array(axes.collections[1].get_segments())[:, :, 1]  # pyright: ignore[reportAttributeAccessIssue]
+        np.testing.assert_allclose(ends, np.array(means)[:, None] + [[-1.2706, 1.2706]], atol=1e-4)
+    assert [label.get_text() for label in ece.get_xticklabels()] == ["1", "2", "8"]
+
+
 def test_runs_that_differ_in_more_are_no_sweep(tmp_path):
     runs = sweep(tmp_path, [(0.8, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
     run_folders.write_json(runs[0] / "config.json", {"config": {"seed": 5}, "command": "x"})
@@ -118,7 +131,7 @@ def test_page_and_files(tmp_path):
     text = files["compare.html"].decode()
     for run in ("T1", "T2", "T8"):
         assert f"{run}: mixkd" in text
-    assert "loss.temperature" in text and text.count("<svg") == 1
+    assert "loss.temperature" in text and text.count("<svg") == 2
     assert "seeds" not in files["fields.csv"].decode()
 
 

@@ -12,10 +12,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mixkd_jax.config import ConfigError
-from mixkd_jax.evaluation import claims, claims_across, figures, report, results, tables
+from mixkd_jax.evaluation import claims, claims_across, comparison, figures, report, results, tables
 from mixkd_jax.evaluation.report import Panel
 from mixkd_jax.evaluation.run_folder import RunFolder, read
 from mixkd_jax.files import write_text
+
+# Labels of neighbouring points go to different sides.
+_BESIDE = (
+    {"xytext": (5, 5)},
+    {"xytext": (5, -5), "va": "top"},
+    {"xytext": (-5, 5), "ha": "right"},
+    {"xytext": (-5, -5), "va": "top", "ha": "right"},
+)
 
 
 def write(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> pathlib.Path:
@@ -93,6 +101,9 @@ def _panels(folders: Mapping[str, RunFolder]) -> list[Panel]:
             accuracy_and_ece(folders, arms, by_temperature),
         )
     ]
+    if by_temperature:
+        figure = sweep(folders, [a for a in arms if a in ("kd", "mixkd")], by_temperature)
+        panels.append(Panel("temperature", "accuracy and ECE over the temperature", figure))
     known = [p.teacher_overconfidence for p in claims_across.points(folders, "mixkd")]
     if len({value for value in known if value is not None}) > 1:
         figure = overconfidence_of_teachers(folders, [a for a in arms if a in ("kd", "mixkd")])
@@ -121,12 +132,43 @@ def accuracy_and_ece(
             axes.plot(x[joined], y[joined], color=look["color"], linestyle=look["linestyle"])
             axes.plot(x, y, markersize=6, label=arm, **{**look, "linestyle": "none"})
             if arm in ("kd", "mixkd"):
-                for point, place in zip(found, zip(x, y, strict=True), strict=True):
+                for k, point in enumerate(found):
                     text = f"T={temperatures[point.run]}" if temperatures else point.run
-                    axes.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7)
+                    beside = {"textcoords": "offset points", "fontsize": 7, **_BESIDE[k % 4]}
+                    axes.annotate(text, (x[k], y[k]), **beside)
         figures.log_axis(axes)
         axes.margins(x=0.12, y=0.12)
         figures.legend(figure, axes)
+    return figure
+
+
+def sweep(
+    folders: Mapping[str, RunFolder], arms: Sequence[str], temperatures: Mapping[str, str]
+) -> Figure:
+    """Accuracy and ECE over the temperature, with 95 % intervals over seeds."""
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        top, below = figure.subplots(2, 1, sharex=True)
+        for axes, metric in ((top, "accuracy"), (below, "ece")):
+            for k, (arm, look) in enumerate(figures.arm_styles(arms).items()):
+                found = [
+                    comparison.interval(
+                        comparison.metric_values(folders[run], arm, metric).values()
+                    )
+                    for run in temperatures
+                ]
+                mean, low, high = (
+                    100 * np.array([f[key] for f in found], float)
+                    for key in ("mean", "low", "high")
+                )
+                x = np.arange(len(found)) + 0.12 * (k - 0.5)
+                axes.vlines(x, low, high, color=look["color"])
+                axes.plot(x, mean, label=arm, markersize=6, **{**look, "linestyle": "none"})
+        top.set(ylabel="accuracy / %")
+        below.set(ylabel="ECE / %", xlabel="temperature")
+        figures.log_axis(below)
+        below.set_xticks(np.arange(len(temperatures)), list(temperatures.values()))
+        figures.legend(figure, top)
     return figure
 
 
