@@ -137,8 +137,9 @@ def _check_fits(
     name: str, training: config.Training, network: Network, image_shape: tuple[int, int, int]
 ) -> None:
     """Raises ConfigError if a model refuses images of this shape; only traces it."""
+    key = jax.eval_shape(jax.random.key, 0)
     try:
-        jax.eval_shape(functools.partial(network.init, image_shape=image_shape), jax.random.key(0))
+        jax.eval_shape(functools.partial(network.init, image_shape=image_shape), key)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.{name}.model: {training.model}: {error}") from None
 
