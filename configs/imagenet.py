@@ -52,6 +52,7 @@ def get_config(argument: str = "") -> ConfigDict:
         training.dtype = "bfloat16"
 
     config.evaluation.batch_size = 1000
+    config.analysis.corrupted_images = 100
     config.log.every = "100 steps"
     config.log.validate_every = "1 epochs"
     config.checkpoint.every = "1 epochs"

@@ -61,6 +61,7 @@ def _images(config: ConfigDict) -> None:
     config.data.flip = True
     config.checkpoint.every = "5 epochs"
     config.evaluation.batch_size = 200
+    config.analysis.corrupted_images = 100
 
 
 def _teacher(training: ConfigDict, dataset: str, name: str) -> None:
