@@ -160,7 +160,7 @@ def _is_done(job: Job, name: str, model: Model) -> bool:
 def _key(job: Job, number: int) -> jax.Array:
     """Returns a key on every device: 0 is the teacher's, 1 + seed a student's."""
     key = jax.random.fold_in(jax.random.key(job.settings.seed), number)
-    return jax.device_put(key, sharding.replicated(job.mesh))
+    return sharding.replicated_key(job.mesh, key)
 
 
 def _clock(job: Job, name: str) -> Clock:

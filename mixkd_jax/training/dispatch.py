@@ -62,7 +62,7 @@ def compile_trainer(
             return step(state)
         return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
-    key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
+    key = sharding.replicated_key(recipe.mesh, jax.random.key(0))
     feed = feeds(recipe, images, key)(0).feed
     compiled = (
         jax.jit(steps, donate_argnums=0, out_shardings=sharding.replicated(recipe.mesh))

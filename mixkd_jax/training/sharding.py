@@ -23,6 +23,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def replicated_key(mesh: Mesh, key: jax.Array) -> jax.Array:
+    """Copies a key to every device, those of other processes too; device_put refuses keys there."""
+    data = jax.device_put(np.asarray(jax.random.key_data(key)), replicated(mesh))
+    return jax.random.wrap_key_data(data)
+
+
 def parameters(mesh: Mesh, tree: Any, how: str) -> Any:
     """Returns a sharding for every array of `tree`.
 
