@@ -1,0 +1,143 @@
+"""Two processes with a CPU device each, that train one job in one folder."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import small
+
+DRIVER = """
+import json, pathlib, sys
+
+import jax
+
+port, process, folder = sys.argv[1:]
+if port != "alone":
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+
+import small
+from mixkd_jax import cli, experiment
+from mixkd_jax.training.preemption import StopRequest
+
+
+def main(_):
+    assert jax.device_count() == 2
+    found = experiment.run(
+        small.values(), folder, dataset=small.dataset(), stop=StopRequest(), command=process
+    )
+    pathlib.Path(folder + process + ".json").write_text(json.dumps(found))
+
+
+cli.without_traceback(main)([])
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    path = tmp_path_factory.mktemp("driver") / "driver.py"
+    path.write_text(DRIVER)
+    return path
+
+
+def _start(driver, port, process, folder):
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 if port == 'alone' else 1}",
+        "PYTHONPATH": os.pathsep.join([str(small.ROOT / "tests"), str(small.ROOT)]),
+    }
+    command = [sys.executable, str(driver), str(port), str(process), str(folder)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def _pair(driver, folder):
+    """Starts the two processes of a job."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [_start(driver, port, process, folder) for process in (0, 1)]
+
+
+def _ended(processes, status):
+    """Returns what the processes said on standard error."""
+    try:
+        said = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [status] * len(processes), said
+    return said
+
+
+@pytest.fixture(scope="module")
+def together(driver, tmp_path_factory):
+    """The folder of a job of two processes, of which SIGTERM to one stopped both, once."""
+    folder = tmp_path_factory.mktemp("together") / "a"
+    processes = _pair(driver, folder)
+    while not (folder / "metrics.jsonl").exists() and processes[1].poll() is None:
+        time.sleep(0.005)
+    processes[1].send_signal(signal.SIGTERM)
+    said = _ended(processes, 143)
+    _ended(_pair(driver, folder), 0)
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def alone(driver, tmp_path_factory):
+    """The folder of the same job of one process with as many devices."""
+    folder = tmp_path_factory.mktemp("alone") / "a"
+    _ended([_start(driver, "alone", 0, folder)], 0)
+    return folder
+
+
+def _json(path):
+    return json.loads(path.read_text())
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step(together):
+    zero, one = (re.findall("^error: .*$", said, re.MULTILINE) for said in together[1])
+    assert zero == one and len(zero) == 1
+    assert re.search(r"stopped at step \d+ of 1\d and saved", zero[0])
+
+
+def test_many_processes_find_what_one_finds(together, alone):
+    folder = together[0]
+    many, one = _json(folder / "results.json"), _json(alone / "results.json")
+    assert many["teacher"] == pytest.approx(one["teacher"], rel=1e-3)
+    for arm, metrics in one["arms"].items():
+        for name, row in metrics.items():
+            assert many["arms"][arm][name]["values"] == pytest.approx(row["values"], rel=1e-3)
+    for got, want in zip(_lines(folder), _lines(alone), strict=True):
+        assert got.pop("run") == want.pop("run")
+        assert got == pytest.approx(want, rel=1e-3)
+
+
+def test_every_process_is_given_the_results(together):
+    folder = together[0]
+    results = _json(folder / "results.json")
+    assert [_json(folder.parent / f"a{process}.json") for process in (0, 1)] == [results] * 2
+
+
+def test_process_0_alone_writes_metrics_and_progress(together, alone):
+    folder, said = together
+    keys = [(line["run"], line["step"]) for line in _lines(folder)]
+    assert len(set(keys)) == len(keys) == len(_lines(alone))
+    assert _json(folder / "config.json")["command"] == "0"
+    assert len(_json(folder / "config.json")["devices"]) == 2
+    assert not re.search("^(teacher|arms/.*): ", said[1], re.MULTILINE)
+    # A file of events for each model, and one more for the model that was stopped.
+    events = [path for path in (folder / "tensorboard").rglob("*") if path.is_file()]
+    assert len(events) in (5, 6), events

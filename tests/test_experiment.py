@@ -1,0 +1,303 @@
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import small
+from etils import epath
+
+from mixkd_jax import config, experiment, job
+from mixkd_jax.config import ConfigError
+from mixkd_jax.data import DataError
+from mixkd_jax.training import objectives
+
+MODELS = ["teacher", "arms/ce/0", "arms/ce/1", "arms/mixkd/0", "arms/mixkd/1"]
+KEPT = ["config.json", "metrics.jsonl", "tensorboard", "teacher", "arms"]  # not a report's
+METRICS = ["accuracy", "ece", "overconfidence", "nll", "brier", "nonlinearity"]
+
+
+def _run(folder, values=None, **options):
+    return experiment.run(values or small.values(), folder, dataset=small.dataset(), **options)
+
+
+def _json(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and results of a small job."""
+    folder = tmp_path_factory.mktemp("jobs") / "a"
+    return folder, _run(folder, command="python run.py")
+
+
+@contextlib.contextmanager
+def _no_compilation():
+    def compile(*_):
+        raise AssertionError("compiled")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", compile)
+        yield
+
+
+def test_a_job_leaves_these_files(finished):
+    folder, _ = finished
+    assert {path.name for path in folder.iterdir()} >= {*KEPT, "results.json", "report.html"}
+    for name in MODELS:
+        last = 12 if name == "teacher" else 10
+        files = {path.name for path in (folder / name).iterdir()}
+        assert files == {"9", str(last), "evaluation.json", "time.json"}  # the newest two
+        assert _json(folder / name / "evaluation.json")["step"] == last
+        assert len(list((folder / "tensorboard" / name).iterdir())) == 1
+    assert _json(folder / "config.json")["command"] == "python run.py"
+    assert not [name for name in small.files(folder) if name.endswith(".new") or "tmp" in name]
+
+
+def test_every_model_logs_its_lines(finished):
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    want = [(name, s) for name in MODELS for s in (3, 6, 9, 12 if name == "teacher" else 10)]
+    assert [(line["run"], line["step"]) for line in lines] == want
+    for line in lines:
+        assert ("kd" in line) == ("agreement" in line) == ("mixkd" in line["run"])
+        assert np.isfinite(line["loss"]) and 0 <= line["accuracy"] <= 1
+    by_run = {name: [x["loss"] for x in lines if x["run"] == name] for name in MODELS}
+    assert by_run["arms/ce/0"] != by_run["arms/ce/1"]
+    assert by_run["teacher"][-1] < by_run["teacher"][0]
+
+
+def test_results_are_as_promised(finished):
+    folder, results = finished
+    assert _json(folder / "results.json") == results
+    assert list(results["teacher"]) == METRICS and list(results["arms"]) == ["ce", "mixkd"]
+    measured = {name: _json(folder / name / "evaluation.json")["metrics"] for name in MODELS}
+    assert results["teacher"] == measured["teacher"]
+    for arm, found in results["arms"].items():
+        assert list(found) == METRICS
+        for name, row in found.items():
+            values = [measured[f"arms/{arm}/{seed}"][name] for seed in (0, 1)]
+            assert row["values"] == values
+            assert row["mean"] == pytest.approx(np.mean(values))
+            assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    assert results["time"]["total"] > 0
+    parts = {"compile", "train", "evaluate", "checkpoint"}
+    assert all(results["time"][part] > 0 for part in parts)
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def _stamps(folder):
+    """{file: when it was written} of all but what a report consists of."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(f): (folder / f).stat().st_mtime_ns for f in files if f.parts[0] in KEPT}
+
+
+def test_a_finished_job_is_only_reported_again(finished):
+    folder, results = finished
+    before = _stamps(folder)
+    (folder / "report.html").unlink()
+    (folder / "results.json").unlink()
+    with _no_compilation():
+        assert _run(folder) == results
+    assert _stamps(folder) == before and (folder / "report.html").exists()
+
+
+def test_evaluate_measures_the_same_again(finished):
+    folder, results = finished
+    before = {name: _json(folder / name / "evaluation.json") for name in MODELS}
+    again = _run(folder, mode="evaluate")
+    assert {name: _json(folder / name / "evaluation.json") for name in MODELS} == before
+    for part in ("teacher", "arms", "seeds", "wins"):
+        assert again[part] == results[part]
+
+
+def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished, monkeypatch):
+    folder, _ = finished
+    lost = folder / "arms" / "mixkd" / "1" / "evaluation.json"
+    before, stamps = lost.read_bytes(), _stamps(folder)
+    lost.unlink()
+    monkeypatch.setattr(experiment, "compile_trainer", _idle(experiment.compile_trainer))
+    _run(folder)
+    assert lost.read_bytes() == before
+    changed = {name for name, stamp in _stamps(folder).items() if stamps.get(name) != stamp}
+    assert {name for name in changed if not name.startswith("tensorboard")} == {
+        "arms/mixkd/1/evaluation.json",
+        "arms/mixkd/1/time.json",
+    }
+
+
+def _idle(compile_trainer):
+    """Trainers that fail if they are to take a step."""
+
+    def compiled(*args, **kwargs):
+        trainer = compile_trainer(*args, **kwargs)
+        return dataclasses.replace(trainer, advance=lambda *_: 1 / 0)
+
+    return compiled
+
+
+def _prepared(tmp_path, **changes):
+    values = small.values(**changes)
+    folder = epath.Path(tmp_path / "a")
+    return job.prepare(config.parse(values), values, folder, small.dataset())
+
+
+def test_arms_are_what_they_are_called(tmp_path):
+    values = {"mixup__alpha": 0.4, "loss__ce_weight": 0.2, "data__flip": True}
+    prepared = _prepared(tmp_path, **values)
+    recipes = {arm: job.recipe(prepared, prepared.student, arm) for arm in job.ARMS}
+    assert {arm for arm, how in recipes.items() if how.mixing} == {"mixup", "mixkd"}
+    assert {arm for arm, how in recipes.items() if how.teacher} == {"kd", "mixkd"}
+    for arm, how in recipes.items():
+        plain = how.objective is objectives.cross_entropy
+        assert plain == (arm in ("ce", "mixup"))
+        assert how.student is prepared.student.network and how.augmentation.flip
+        assert how.mixing is None or how.mixing.alpha == 0.4
+        assert how.teacher in (None, prepared.teacher.network)
+    assert job.recipe(prepared, prepared.teacher, "ce").student is prepared.teacher.network
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("ce", "mixdk")}, 'config.arms: expected one of ce, .*"mixdk"; did you mean'),
+        ({"loss__name": "dkl"}, "config.loss.name: expected one of kl"),
+        ({"loss__name": "dkd", "loss__temperature": "std"}, "config.loss.temperature: "),
+        ({"student__model": "resnet9"}, "config.student.model: .*expected one of cnn, .*resnet9"),
+        ({"student__model": "resnet18"}, "config.student.model: resnet18: .*at least 32 x 32"),
+        ({"teacher__model": "vit"}, "config.teacher.model: .*got 'vit'"),
+        ({"student__batch_size": 72}, "config.student.batch_size: expected at most the 64 .*72"),
+        ({"teacher__batch_size": 72}, "config.teacher.batch_size: expected at most the 64 .*72"),
+        ({"student__batch_size": 12}, "student.batch_size: .*multiple of the 8 devices, got 12"),
+        ({"student__optimizer__name": "lion"}, "config.student.optimizer.name: .*adamw.*lion"),
+        ({"teacher__schedule__name": "step"}, "config.teacher.schedule.name: .*multistep.*step"),
+        ({"data__student_examples": 65}, "config.data.student_examples: .*64 .*got 65"),
+        ({"data__validation_examples": 64}, "config.data.validation_examples: .*64"),
+        ({"data__test_examples": 41}, "config.data.test_examples: .*40 .*got 41"),
+        ({"data__mean": (0.1, 0.2)}, "config.data.mean: expected 1 number.* got 2"),
+        ({"seed": -1}, "config.seed: "),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_told_before_anything_is_compiled_or_written(tmp_path, changes, message):
+    with _no_compilation(), pytest.raises(ConfigError, match=message) as caught:
+        _run(tmp_path / "a", small.values(**changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_missing_data_are_told_before_anything_is_compiled_or_written(tmp_path):
+    values = small.values(
+        data__name="cifar10", data__dir=str(tmp_path / "tfds"), data__download=False
+    )
+    with _no_compilation(), pytest.raises(DataError, match="'cifar10' is not prepared in .*tfds"):
+        experiment.run(values, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "analyze"])
+def test_there_must_be_something_to_evaluate(tmp_path, mode):
+    with pytest.raises(
+        ConfigError, match=f"--workdir: expected .* run for --mode={mode}, got .*/a"
+    ):
+        _run(tmp_path / "a", mode=mode)
+    assert not (tmp_path / "a").exists()
+
+
+FLAGS = [
+    "--config=configs/digits.py",
+    "--config.seeds=(0,1)",
+    "--config.arms=('ce','mixkd')",
+    "--config.teacher.duration=200 steps",
+    "--config.student.duration=200 steps",
+    "--config.log.every=20 steps",
+    "--config.checkpoint.every=40 steps",
+    "--config.analysis.pairs=0",
+]
+
+
+def _start(workdir):
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "run.py", *FLAGS, f"--workdir={workdir}"]
+    return subprocess.Popen(
+        command, cwd=small.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _lines(workdir):
+    file = workdir / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def _wait(process, condition):
+    """Waits for a condition; fails if the process ends before."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def _finish(workdir):
+    process = _start(workdir)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+def _terminate(workdir):
+    """Sends SIGTERM while the first student trains."""
+    process = _start(workdir)
+    _wait(process, lambda: _lines(workdir) > 11)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    stopped = re.search(r"error: (arms/ce/0): stopped at step (\d+) of 200 and saved", said)
+    assert stopped and "Traceback" not in said, said
+    assert (workdir / stopped[1] / stopped[2] / "state").is_dir()
+
+
+def _kill(workdir, lines, seconds):
+    """Sends SIGKILL so long after so many new log lines."""
+    before, process = _lines(workdir), _start(workdir)
+    _wait(process, lambda: not lines or _lines(workdir) >= before + lines)
+    time.sleep(seconds)
+    assert process.poll() is None, process.communicate()[1]
+    process.kill()
+    process.communicate()
+
+
+def _outcome(workdir):
+    """All that a run found, bit for bit: results, log lines, and the last states."""
+    results = _json(workdir / "results.json")
+    states = {}
+    for name in MODELS:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            states[name] = small.bits(checkpointer.restore(workdir / name / "200" / "state"))
+    del results["time"]
+    return results, (workdir / "metrics.jsonl").read_text(), states
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")  # there is one device
+def test_a_run_that_is_stopped_and_killed_ends_as_if_nothing_had_happened(tmp_path):
+    """SIGTERM, SIGKILL at random moments: while it starts or compiles, and in two trainings."""
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    _finish(undisturbed)
+    _terminate(disturbed)
+    chance = random.SystemRandom()
+    # Each in its share of the 38 lines that are left, so that three are always killed.
+    moments = [(lines, chance.uniform(0, 0.2)) for lines in chance.sample(range(1, 7), 2)]
+    moments.insert(chance.randrange(3), (0, chance.uniform(0, 15)))
+    for lines, seconds in moments:
+        _kill(disturbed, lines, seconds)
+    _finish(disturbed)
+    for got, want in zip(_outcome(disturbed), _outcome(undisturbed), strict=True):
+        assert got == want, f"killed after (lines, seconds) {moments}"
