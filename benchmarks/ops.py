@@ -148,8 +148,7 @@ def torch_cases() -> dict[str, Loss]:
         out = t >= t.gather(1, y[:, None])
         return kl(s.masked_fill(out, -1e9), t.masked_fill(out, -1e9), 4.0)
 
-    def dist(s: Any, t: Any, y: Any) -> Any:
-        del y
+    def dist(s: Any, t: Any, _: Any) -> Any:
         p_s, p_t = F.softmax(s, -1), F.softmax(t, -1)
 
         def distance(dim: int) -> Any:
@@ -158,8 +157,7 @@ def torch_cases() -> dict[str, Loss]:
 
         return distance(1) + distance(0)
 
-    def std(s: Any, t: Any, y: Any) -> Any:
-        del y
+    def std(s: Any, t: Any, _: Any) -> Any:
         s = s / (s.std(-1, keepdim=True, unbiased=False) + 1e-8)
         return kl(s, t / (t.std(-1, keepdim=True, unbiased=False) + 1e-8), 1.0)
 

@@ -68,15 +68,16 @@ def distillation_kl(
         teacher = jnp.where(where, teacher, -jnp.inf)
     student, teacher = jnp.moveaxis(student, axis, -1), jnp.moveaxis(teacher, axis, -1)
     if isinstance(temperature, str):
-        if temperature != "std":
-            raise ValueError(
-                f'temperature: expected a number above 0 or "std", got {temperature!r}.'
-            )
-        student = _softmax.standardize(student, 1e-8, 0)
-        teacher = _softmax.standardize(teacher, 1e-8, 0)
-        return _softmax.kl(student, teacher, 0.0)
+        return _standardized_kl(student, teacher, temperature)
     _checks.number(temperature, "temperature", above=0)
     return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
+
+
+def _standardized_kl(student: jax.Array, teacher: jax.Array, temperature: str) -> jax.Array:
+    if temperature != "std":
+        raise ValueError(f'temperature: expected a number above 0 or "std", got {temperature!r}.')
+    student, teacher = (_softmax.standardize(logits, 1e-8, 0) for logits in (student, teacher))
+    return _softmax.kl(student, teacher, 0.0)
 
 
 def logit_standardization_kl(
@@ -209,8 +210,7 @@ def distillation_loss(
       True
 
     Reference:
-      Medina et al., Beyond Dark Knowledge: Mixup-Based Distillation for Reliable
-      Predictions, arXiv:2606.12171.
+      Medina et al., Beyond Dark Knowledge, arXiv:2606.12171.
     """
     _checks.number(kd_weight, "kd_weight", least=0)
     _checks.number(ce_weight, "ce_weight", least=0)

@@ -57,8 +57,7 @@ def relational_loss(
       0.0
 
     Reference:
-      Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022,
-      arXiv:2205.10536, eq. 8 to 10.
+      Huang et al., Knowledge Distillation from A Stronger Teacher, arXiv:2205.10536, eq. 8-10.
     """
     student, teacher = _checks.logit_pair(student_logits, teacher_logits)
     if student.ndim < 2:
