@@ -17,7 +17,7 @@ CLASSES = ("cat", "dog", "eel")
 def _image(seed, label):
     """An image of its own size and mode: noise, brighter in a third of its rows for each class."""
     rng = np.random.default_rng(seed)
-    height, width = rng.integers(20, 90, 2)
+    height, width = rng.integers(14, 40, 2)
     pixels = rng.integers(120, size=(height, width, 3), dtype=np.uint8)
     pixels[label * height // 3 : (label + 1) * height // 3] += 130
     return Image.fromarray(pixels).convert(MODES[seed % len(MODES)])
@@ -58,6 +58,7 @@ def run(root, tmp_path_factory):
             "student.schedule.warmup": "1 steps",
             "analysis.pairs": 8,
             "analysis.path_pairs": 2,
+            "analysis.corrupted_images": 4,
             "log.every": "1 steps",
         }
         config = "--config=configs/folder.py:teacher=resnet8,student=resnet8"
