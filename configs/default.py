@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     config.mixup = mixup()
     config.loss = loss()
     config.teacher = training()
-    # The teacher's parameters: "replicated" has all of them on every device, "sharded" a part.
+    # The teacher's parameters while students learn from it: "replicated" has all of them on every
+    # device, "sharded" a part. It is measured, and trained if it is, with all on every device.
     config.teacher_parameters = "replicated"
     config.student = training()
     config.evaluation = evaluation()
@@ -42,7 +43,8 @@ def data() -> ConfigDict:
     data.prefetch = 2  # stream: batches decoded ahead
     # stream: training views; "random_resized_crop", or "resize_crop": resize, then a random crop.
     data.crop = "random_resized_crop"
-    # "stop" at a training image that can't be decoded, or "skip" it; a broken test image stops.
+    # "stop" at an image that can't be decoded, or "skip" it. A stream always stops at a broken test
+    # or validation image, for what is measured there is the whole split or nothing.
     data.broken = "stop"
     # How many training images each model learns from: the first ones of one shuffle, which
     # `seed` decides, so that the smaller part lies within the larger. -1 takes all.

@@ -184,6 +184,7 @@ def _compile(
             model.images,
             teacher_variables if how.teacher else None,
             steps_per_dispatch=job.settings.log.steps_per_dispatch,
+            trains=model.steps.total > 0,
         )
 
 

@@ -134,13 +134,14 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
     sources = data.open_sources(settings.name, data_dir=settings.dir, download=settings.download)
     _check_images(settings, sources.name, 3)
     parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
+    size = _size(settings, sources)
     stream = functools.partial(
         Stream,
         batch_size=1,
-        image_size=_size(settings, sources),
+        image_size=size,
         train=True,
         augmentation=settings.crop,
-        resize=settings.resize,
+        resize=settings.resize or min(size),
         flip=settings.flip,
         workers=settings.workers,
         prefetch=settings.prefetch,

@@ -61,7 +61,10 @@ def test_awkward_numbers_survive(tmp_path):
     how = _recipe()
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, np.pi], np.float32)
     state = _state(how, 1)
-    totals = {name: jnp.float32(x) for name, x in zip(state.totals, odd, strict=True)}
+    totals = {
+        name: jnp.float32(x)
+        for name, x in zip(state.totals, np.resize(odd, len(state.totals)), strict=True)
+    }
     state = dataclasses.replace(state, totals=totals)
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)

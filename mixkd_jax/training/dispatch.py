@@ -41,6 +41,7 @@ def compile_trainer(
     teacher_variables: Variables | None,
     *,
     steps_per_dispatch: int = 0,
+    trains: bool = True,
 ) -> Trainer:
     """Compiles a recipe's step for the mesh of its recipe.
 
@@ -50,7 +51,10 @@ def compile_trainer(
       teacher_variables: on every device, or split over them; None without a teacher.
       steps_per_dispatch: how many steps the device takes at once; 0 chooses. On a CPU it is 1:
         there XLA runs convolutions within a loop many times slower than outside.
+      trains: if False, nothing is compiled: for a model that takes no step.
     """
+    if not trains:
+        return Trainer(recipe, images, _init(recipe, images), _never, 1)
     if not steps_per_dispatch:
         steps_per_dispatch = 1 if jax.default_backend() == "cpu" else 50
 
@@ -74,6 +78,10 @@ def compile_trainer(
         return compiled(state, feed, teacher_variables, key, count)
 
     return Trainer(recipe, images, _init(recipe, images), advance, steps_per_dispatch)
+
+
+def _never(*_) -> TrainState:
+    raise AssertionError("a trainer that was not compiled takes no step")
 
 
 def feeds(recipe: Recipe, images: Images, key: jax.Array) -> Callable[[int], Portion]:
