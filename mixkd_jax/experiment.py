@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 
 from mixkd_jax import analysis, config, data, workdir
@@ -18,6 +19,7 @@ from mixkd_jax.job import Job, prepare, recipe
 from mixkd_jax.models.network import Variables
 from mixkd_jax.setup import Model
 from mixkd_jax.training import sharding
+from mixkd_jax.training.arms import ARMS
 from mixkd_jax.training.checkpoint import Checkpoints
 from mixkd_jax.training.dispatch import Trainer, abstract_state, compile_trainer
 from mixkd_jax.training.feeds import Images
@@ -111,7 +113,7 @@ def run_arm(job: Job, arm: str, teacher_variables: Variables) -> None:
         return
     first = _clock(job, _name(arm, left[0]))
     trainer = _compile(job, model, arm, teacher_variables, first)
-    measures = _evaluators(job, model, first)
+    measures = _evaluators(job, model, first, _on_validation(job, arm, teacher_variables))
     starts = _starts(job, model, {f"head/student/{seed}": 1 + seed for seed in left})
     for seed, start in zip(left, starts, strict=True):
         name = _name(arm, seed)
@@ -188,24 +190,41 @@ def _compile(
         )
 
 
-def _evaluators(job: Job, model: Model, clock: Clock) -> Measures:
+def _on_validation(job: Job, arm: str, variables: Variables) -> np.ndarray | None:
+    """Returns the teacher's logits on the validation images if there are any and an arm distils."""
+    images = job.inputs.validation
+    if images is None or not ARMS[arm].distils:
+        return None
+    variables = jax.device_put(variables, sharding.replicated(job.mesh))
+    every = np.arange(len(images), dtype=np.int32)
+    ask = job.ask(job.teacher, variables)
+    return ask(variables, images, every, every, np.ones(len(images), np.float32)).logits
+
+
+def _evaluators(
+    job: Job, model: Model, clock: Clock, teacher_logits: np.ndarray | None = None
+) -> Measures:
     """Compiles the evaluation of a model on the test and on the validation images."""
     variables = abstract_state(recipe(job, model, "ce"), model.images).variables
     settings = job.settings.evaluation
     with clock.measure("compile"):
         ask = job.ask(model, variables)
 
-    def evaluator(images: Images) -> Evaluator:
+    def evaluator(images: Images, teacher_logits: np.ndarray | None = None) -> Evaluator:
         return evaluate.create_evaluator(
             ask,
             images,
+            teacher_logits=teacher_logits,
             batch_size=settings.batch_size,
             num_bins=settings.num_bins,
             key=_key(job, 2**32 - 1),
         )
 
-    validation = None if job.inputs.validation is None else evaluator(job.inputs.validation)
-    return Measures(evaluator(job.inputs.test), validation)
+    validation = job.inputs.validation
+    return Measures(
+        evaluator(job.inputs.test),
+        None if validation is None else evaluator(validation, teacher_logits),
+    )
 
 
 def _starts(job: Job, model: Model, stages: Mapping[str, int]) -> Iterator[Variables | None]:

@@ -27,13 +27,15 @@ def variables():
     return jax.tree.map(lambda leaf: np.asarray(2 * leaf), moved)
 
 
-def _evaluation(split, variables, *, devices=1, batch_size=TOTAL, num_bins=5, ask_size=None):
+def _evaluation(
+    split, variables, *, devices=1, batch_size=TOTAL, num_bins=5, ask_size=None, **more
+):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     variables = jax.device_put(variables, sharding.replicated(mesh))
     size = batch_size if ask_size is None else ask_size
     ask = create_ask(NETWORK, variables, small.SHAPE, mesh=mesh, batch_size=size)
     evaluate = create_evaluator(
-        ask, small.images(mesh, split), batch_size=batch_size, num_bins=num_bins, key=KEY
+        ask, small.images(mesh, split), batch_size=batch_size, num_bins=num_bins, key=KEY, **more
     )
     return evaluate(variables)
 
@@ -107,6 +109,14 @@ def test_a_split_of_one_image_is_measured(split, variables):
     one = _evaluation(data.Split(split.images[:1], split.labels[:1]), variables, devices=8)
     assert one.metrics["accuracy"] in (0.0, 1.0) and sum(one.bins["count"]) == 1
     assert one.metrics["nonlinearity"] == pytest.approx(0, abs=1e-6)  # mixed with itself
+
+
+def test_agreement_with_a_teacher_is_the_share_of_equal_answers(split, variables):
+    logits, _ = _probs(variables, split.images)
+    teacher = logits.copy()
+    teacher[:7] = -teacher[:7]  # the least likely class becomes the most likely one
+    found = _evaluation(split, variables, batch_size=16, teacher_logits=teacher)
+    assert found.metrics["agreement"] == pytest.approx((TOTAL - 7) / TOTAL)
 
 
 def test_results_are_plain_numbers(found):

@@ -32,7 +32,13 @@ class Evaluation:
 
 
 def create_evaluator(
-    ask: Ask, images: Images, *, batch_size: int, num_bins: int, key: jax.Array
+    ask: Ask,
+    images: Images,
+    *,
+    batch_size: int,
+    num_bins: int,
+    key: jax.Array,
+    teacher_logits: np.ndarray | None = None,
 ) -> Callable[[Variables], Evaluation]:
     """Returns the evaluation of a network on a whole split, as a function of its variables.
 
@@ -45,6 +51,8 @@ def create_evaluator(
       batch_size: answers that are summed at once.
       num_bins: equal-width confidence bins.
       key: chooses the pairs, and each pair's λ, for the nonlinearity.
+      teacher_logits: f32[N, C] of a teacher; with them "agreement" is measured too, the share of
+        images of which both say the same.
     """
     total = len(images)
     every = np.arange(total, dtype=np.int32)
@@ -64,7 +72,10 @@ def create_evaluator(
             found = clean(own[i], labels[i], valid)
             found["nonlinearity"] = mixed(own[i], own[partners[i]], between[i], lam[i], valid)
             sums = _add(sums, found)
-        return _summary(sums, total)
+        found = _summary(sums, total)
+        if teacher_logits is not None:
+            found.metrics["agreement"] = np.mean(own.argmax(-1) == teacher_logits.argmax(-1)).item()
+        return found
 
     return evaluate
 
