@@ -86,8 +86,8 @@ def outside_pair(analyses: Analyses) -> Figure:
         top.set_ylim(bottom=0)
         shown = {
             "structure": ("with r", "o"),
-            "structure_other": ("with r of another pair", "s"),
-            "structure_shuffled": ("classes shuffled", "x"),
+            "structure_other": ("r of another pair", "s"),
+            "structure_shuffled": ("shuffled", "x"),
         }
         for k, (measure, (label, marker)) in enumerate(shown.items()):
             points, place = _peak(analyses, measure), x + 0.18 * (k - 1)
