@@ -117,8 +117,8 @@ CASES: dict[str, tuple[Loss, Loss]] = {
 def torch_cases() -> dict[str, Loss]:
     """Returns the same formulas in PyTorch, or nothing where it is not installed."""
     try:
-        import torch
-        import torch.nn.functional as F
+        import torch  # pyright: ignore[reportMissingImports]
+        import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
 
@@ -192,7 +192,7 @@ def compile_jax(loss: Loss, arguments: tuple) -> tuple[Callable[[], float], int]
 
 def prepare_torch(loss: Loss, arrays: tuple[np.ndarray, ...]) -> Callable[[], float]:
     """Returns a call that computes value and gradient once in PyTorch."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     s, t, y = (torch.from_numpy(a.copy()) for a in arrays)
     s.requires_grad_()
@@ -282,7 +282,7 @@ def main() -> None:
     if args.out:
         versions = {"jax": jax.__version__, "optax": optax.__version__}
         if torch_cases():
-            import torch
+            import torch  # pyright: ignore[reportMissingImports]
 
             versions["torch"] = torch.__version__
         record = {
