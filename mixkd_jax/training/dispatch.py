@@ -24,7 +24,7 @@ class Trainer:
       recipe: what is fixed.
       images: what is learned from.
       init: from a key to the state before the first step.
-      advance: (state, feed, key, number of steps) to the state after them; the old state may be gone.
+      advance: (state, feed, key, number of steps) to the state after them; the old may be gone.
       steps_per_dispatch: the most steps that `advance` takes.
     """
 
