@@ -71,11 +71,11 @@ def soft_loss(x: jax.Array, y: jax.Array) -> jax.Array:
 def _soft_terms(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
     """Returns the loss, its derivatives in x and in y."""
     e, total, m = _softmax.shift_exp(x)
-    log_total = jnp.log(total)
     mass = jnp.sum(y, -1, keepdims=True)
-    loss = mass * log_total - jnp.sum(jnp.where(y == 0, 0, y * (x - m)), -1, keepdims=True)
-    in_y = jnp.where((y == 0) & (x == -jnp.inf), 0, log_total - (x - m))
-    return loss[..., 0], e * (mass / total) - y, in_y
+    own = jnp.log(total) - (x - m)  # -log softmax
+    loss = jnp.sum(jnp.where(y == 0, 0, y * own), -1)
+    in_y = jnp.where((y == 0) & (x == -jnp.inf), 0, own)
+    return loss, e * (mass / total) - y, in_y
 
 
 def _soft_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:

@@ -13,6 +13,9 @@ from mixkd_jax import _checks
 
 __all__ = ["relational_loss"]
 
+# XLA's sum down the columns takes several times longer on a CPU beyond this many of them.
+_COLUMNS = 16384
+
 
 def relational_loss(
     student_logits: Any,
@@ -87,7 +90,7 @@ def _terms(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
     x, scale_x = _unit(x, axis)
     y, scale_y = _unit(y, axis)
     both = (scale_x != 0) & (scale_y != 0)
-    value = jnp.where(both, jnp.sum((x - y) ** 2, axis, keepdims=True) / 2, 1)
+    value = jnp.where(both, _sum((x - y) ** 2, axis) / 2, 1)
     return value, x, y, jnp.where(both, scale_x, 0), jnp.where(both, scale_y, 0)
 
 
@@ -95,14 +98,30 @@ def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Returns positive x centred and scaled to length 1, and that scale."""
     # First to the size of 1, or differences and squares of tiny probabilities
     # underflow; by a power of 2, which rounds nothing.
-    mean = jnp.mean(x, axis, keepdims=True)
+    mean = _sum(x, axis) / x.shape[axis]
     size = jnp.ldexp(jnp.ones_like(mean), -jnp.frexp(jax.lax.stop_gradient(mean))[1])
     x = x * size - mean * size
-    square = jnp.sum(x * x, axis, keepdims=True)
+    square = _sum(x * x, axis)
     # Less spread than rounding leaves in a softmax is none.
     flat = square <= x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
     scale = jnp.where(flat, 0, jax.lax.rsqrt(jnp.where(flat, 1, square)))
     return x * scale, size * scale
+
+
+def _sum(x: jax.Array, axis: int) -> jax.Array:
+    """Returns the sum of a matrix along an axis, which stays."""
+
+    def at_once(x: jax.Array) -> jax.Array:
+        return jnp.sum(x, axis, keepdims=True)
+
+    def in_pieces(x: jax.Array) -> jax.Array:
+        starts = range(0, x.shape[1], _COLUMNS)
+        return jnp.concatenate([at_once(x[:, k : k + _COLUMNS]) for k in starts], 1)
+
+    if axis == 1 or x.shape[1] <= _COLUMNS:
+        return at_once(x)
+    # Elsewhere in one piece: classes may be split over devices, and a slice would move them.
+    return jax.lax.platform_dependent(x, cpu=in_pieces, default=at_once)
 
 
 def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
