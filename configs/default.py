@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.mixup = mixup()
     config.loss = loss()
     config.teacher = training()
-    # The teacher's parameters while students learn from it: "replicated" has all of them on every
-    # device, "sharded" a part. It is measured, and trained if it is, with all on every device.
+    # Where the teacher's parameters lie, and what its optimizer keeps of each: "replicated" has
+    # all of them on every device, "sharded" a part, to be gathered while they are used.
     config.teacher_parameters = "replicated"
     config.student = training()
     config.evaluation = evaluation()

@@ -94,15 +94,8 @@ def run_teacher(job: Job) -> Variables:
         measures = _evaluators(job, model, clock)
         (start,) = _starts(job, model, {"head/teacher": 0})
         _run_model(job, "teacher", 0, model, trainer, measures, clock, start)
-    like = abstract_state(recipe(job, model, "ce"), model.images)
-    placed = sharding.parameters(job.mesh, like.params, job.settings.teacher_parameters)
-    params = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        like.params,
-        placed,
-    )
     with _checkpoints(job, "teacher") as checkpoints:
-        return checkpoints.restore(dataclasses.replace(like, params=params)).variables
+        return checkpoints.restore(abstract_state(recipe(job, model, "ce"), model.images)).variables
 
 
 def run_arm(job: Job, arm: str, teacher_variables: Variables) -> None:
@@ -195,7 +188,6 @@ def _on_validation(job: Job, arm: str, variables: Variables) -> np.ndarray | Non
     images = job.inputs.validation
     if images is None or not ARMS[arm].distils:
         return None
-    variables = jax.device_put(variables, sharding.replicated(job.mesh))
     every = np.arange(len(images), dtype=np.int32)
     ask = job.ask(job.teacher, variables)
     return ask(variables, images, every, every, np.ones(len(images), np.float32)).logits

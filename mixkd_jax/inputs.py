@@ -27,7 +27,7 @@ class Inputs:
       student: what the students learn from.
       validation: held-out training images; None if there are none.
       test: what results are measured on.
-      skipped: broken images that were left out; a stream counts its own in the log.
+      skipped: broken images that were left out; streams find theirs while training.
     """
 
     name: str

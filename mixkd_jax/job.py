@@ -121,4 +121,5 @@ def recipe(job: Job, model: Model, arm: str) -> Recipe:
         batch_size=model.batch_size,
         num_classes=job.inputs.num_classes,
         mesh=job.mesh,
+        parameters=model.parameters,
     )

@@ -34,6 +34,7 @@ class Model:
       optimizer: from gradients to updates.
       start: variables to begin with, from files; what they lack is random, None is all.
       head: the same model with a frozen backbone, trained first; None if there is no such stage.
+      parameters: how they lie on the devices; see `training.step.Recipe`.
     """
 
     batch_size: int
@@ -44,6 +45,7 @@ class Model:
     optimizer: optax.GradientTransformation
     start: Variables | None = None
     head: Model | None = None
+    parameters: str = "replicated"
 
 
 def check_model(name: str, training: config.Training) -> None:
@@ -113,6 +115,7 @@ def create_model(
         images=images,
         **_durations(settings, name, training, len(images)),
         start=_start(name, training, network, images.image_shape),
+        parameters=settings.teacher_parameters if name == "teacher" else "replicated",
     )
     if not training.head_duration.amount:
         return model
@@ -192,8 +195,9 @@ def _start(
     module, file = network.module, training.weights or training.backbone_weights
     try:
         if training.weights:
-            return weights.load_keras(file, module, image_shape)
-        return weights.load_backbone(file, module, image_shape, {"params": {}, "batch_stats": {}})
+            return weights.load_keras(file, module, image_shape, host=True)
+        nothing = {"params": {}, "batch_stats": {}}
+        return weights.load_backbone(file, module, image_shape, nothing, host=True)
     except (TypeError, weights.WeightsError) as error:
         field = "weights" if training.weights else "backbone_weights"
         raise ConfigError(f"config.{name}.{field}: {error}") from None

@@ -24,11 +24,14 @@ if port != "alone":
 
 import small
 from mixkd_jax import cli, experiment
+from mixkd_jax.training import sharding
 from mixkd_jax.training.preemption import StopRequest
 
 
 def main(_):
     assert jax.device_count() == 2
+    if port != "alone":
+        assert sharding.union({"both", "ab" * int(process)}) == {"both", "", "ab"}
     found = experiment.run(
         small.values(), folder, dataset=small.dataset(), stop=StopRequest(), command=process
     )

@@ -224,7 +224,8 @@ def test_an_evaluation_is_the_same_streamed_and_on_the_device(root, mesh, split)
 def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, trainer, tmp_path, capfd):
     """As their mean over the steps of a line, like every metric; also after a stop within one."""
     shutil.copytree(root, tmp_path / "images")
-    for file in sorted((tmp_path / "images" / "train").glob("*/*.png"))[::10]:
+    files = sorted((tmp_path / "images" / "train").glob("*/*.png"))[::10]
+    for file in files:
         file.write_bytes(b"no image")
     images = _streamed(tmp_path / "images", mesh, broken="skip")
     how = trainer.recipe
@@ -235,13 +236,34 @@ def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, trainer, t
 
     seed = int(jax.random.bits(_key(mesh), dtype="uint32"))
     stream = dataclasses.replace(images.training, batch_size=BATCH, seed=seed, pairs=True)
-    counts = [batch.skipped for batch, _ in zip(stream.batches(), range(10), strict=False)]
+    counts = [len(batch.skipped) for batch, _ in zip(stream.batches(), range(10), strict=False)]
     assert sum(counts[:4]) == 7  # an epoch meets every broken image
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     want = [np.mean(counts[:4]), np.mean(counts[4:8]), np.mean(counts[8:])]
     assert [line["skipped"] for line in lines] == pytest.approx(want)
     assert "skipped: " in capfd.readouterr().err
+    assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == list(map(str, files))
+
+
+def test_what_was_skipped_before_a_stop_is_not_forgotten(root, mesh, trainer, tmp_path):
+    shutil.copytree(root, tmp_path / "images")
+    broken, whole = sorted((tmp_path / "images" / "train").glob("*/*.png"))[:2]
+    broken.write_bytes(b"no image")
+    how, told = trainer.recipe, tmp_path / "run" / "skipped.json"
+
+    def session(stop):
+        images = _streamed(tmp_path / "images", mesh, broken="skip")
+        made = compile_trainer(how, images, small.teacher_variables(how, SHAPE))
+        _train(tmp_path / "run", made, stop)
+        return images.skipped
+
+    with pytest.raises(Stopped):
+        session(lambda step: step == 4)
+    assert json.loads(told.read_text()) == [str(broken)]
+    broken.write_bytes(whole.read_bytes())
+    assert session(lambda step: False) == set()
+    assert json.loads(told.read_text()) == [str(broken)]
 
 
 def test_a_broken_image_stops_a_training_by_default(root, mesh, trainer, tmp_path):

@@ -107,6 +107,8 @@ def test_images_that_were_left_out_are_told(tmp_path):
         assert collected["data"] == {"name": "a", "skipped": skipped}
         text = results.table(collected)
         assert ("Broken images that were left out: 1,200." in text.splitlines()) == told
+    run_folders.write_json(tmp_path / "skipped.json", ["a.jpg", "b.jpg"])  # of streams
+    assert results.collect(tmp_path)["data"] == {"name": "a", "skipped": 1202}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

@@ -324,6 +324,54 @@ def test_the_config_shards_the_teacher(tmp_path):
         assert leaf.sharding == sharding.parameters(job.mesh, leaf, "sharded")
 
 
+def test_a_split_teacher_from_a_file_is_the_file(file, tmp_path):
+    job = _prepare(
+        tmp_path,
+        teacher_parameters="sharded",
+        teacher__model="resnet18",
+        teacher__head="teacher",
+        teacher__weights=file,
+        teacher__duration="0 steps",
+    )
+    start = job.teacher.start
+    assert start is not None
+    # Not on a device: the first one alone would have to hold all of it.
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(start))
+    params = experiment.run_teacher(job)["params"]
+    assert small.bits(params) == small.bits(start["params"])
+    for leaf in jax.tree.leaves(params):
+        assert leaf.sharding == sharding.parameters(job.mesh, leaf, "sharded")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_split_teacher_has_the_same_results(tmp_path):
+    found = {}
+    for how in ("replicated", "sharded"):
+        values = small.values(
+            teacher_parameters=how, arms=("mixkd",), seeds=(0,), analysis__pairs=8
+        )
+        experiment.run(values, tmp_path / how, dataset=small.dataset())
+        found[how] = {
+            file: _numbers(json.loads((tmp_path / how / file).read_text()))
+            for name in ("teacher", "arms/mixkd/0")
+            for file in (f"{name}/evaluation.json", f"{name}/analysis.json")
+        }
+    for file, numbers in found["replicated"].items():
+        assert len(numbers) > 10
+        np.testing.assert_allclose(
+            found["sharded"][file], numbers, rtol=2e-3, atol=2e-4, err_msg=file
+        )
+
+
+def _numbers(value):
+    """All numbers of a JSON value, in order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
 def test_the_largest_teacher_falls_to_an_eighth():
     module = models.create_model("convnext_large", num_classes=100)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)

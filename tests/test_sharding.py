@@ -1,3 +1,5 @@
+import collections
+import dataclasses
 import functools
 import math
 import re
@@ -5,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small
 
@@ -43,9 +46,8 @@ def _largest_collective(hlo, devices):
     return largest
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """For each number of devices: losses of all steps, the last state, and the step's HLO."""
+def _run(how, teacher):
+    """Returns the totals after each step, the last state, and the step's HLO."""
     compiled = []
     compile_lowered = jax.stages.Lowered.compile
 
@@ -53,21 +55,24 @@ def runs():
         compiled.append(compile_lowered(lowered, *args, **kwargs))
         return compiled[-1]
 
-    found = {}
+    images = small.images(how.mesh, SPLIT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.stages.Lowered, "compile", noted)
-        for count in COUNTS:
-            how = small.recipe(_mesh(count))
-            images, teacher = small.images(how.mesh, SPLIT), small.teacher_variables(how, SHAPE)
-            trainer = compile_trainer(how, images, teacher)
-            key = jax.device_put(KEY, sharding.replicated(how.mesh))
-            feed, state, totals = feeds(how, images, key), trainer.init(key), []
-            for step in range(STEPS):
-                state = trainer.advance(state, feed(step).feed, key, 1)
-                totals.append({name: float(total) for name, total in state.totals.items()})
-            found[count] = totals, state, compiled[-1].as_text()
-    assert len(compiled) == len(COUNTS)
-    return found
+        trainer = compile_trainer(how, images, teacher)
+    key = jax.device_put(KEY, sharding.replicated(how.mesh))
+    feed, state, totals = feeds(how, images, key), trainer.init(key), []
+    for step in range(STEPS):
+        state = trainer.advance(state, feed(step).feed, key, 1)
+        totals.append({name: float(total) for name, total in state.totals.items()})
+    (step,) = compiled
+    return totals, state, step.as_text()
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """What `_run` returns for each number of devices."""
+    recipes = {count: small.recipe(_mesh(count)) for count in COUNTS}
+    return {n: _run(how, small.teacher_variables(how, SHAPE)) for n, how in recipes.items()}
 
 
 def test_eight_devices_are_there():
@@ -129,6 +134,50 @@ def test_the_step_moves_no_images_between_devices(runs, count):
 
 def test_one_device_needs_no_collective(runs):
     assert _largest_collective(runs[1][2], 1) == 0
+
+
+@pytest.fixture(scope="module")
+def split():
+    """What `_run` returns with all parameters split, by Adam; and with all of them whole."""
+    how = small.recipe(_mesh(8), student=small.cnn(width=8), optimizer=optax.adam(0.01))
+    teacher = small.teacher_variables(how, SHAPE)
+    assert teacher is not None
+    places = sharding.parameters(how.mesh, teacher["params"], "sharded")
+    parts = {**teacher, "params": jax.device_put(teacher["params"], places)}
+    return _run(dataclasses.replace(how, parameters="sharded"), parts), _run(how, teacher)
+
+
+def _share_of_bytes(tree):
+    """The largest part of an array tree that a device holds."""
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    parts = collections.Counter()
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            parts[shard.device] += shard.data.nbytes
+    return max(parts.values()) / whole
+
+
+def test_split_parameters_learn_the_same(split):
+    (parts, state, _), (whole, want, _) = split
+    for one, many in zip(whole, parts, strict=True):
+        for name in ("loss", "kd", "ce", "grad_norm"):
+            assert many[name] == pytest.approx(one[name], rel=1e-4), name
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(same, state.params, want.params)
+
+
+def test_split_parameters_and_their_optimizer_take_an_eighth(split):
+    (_, state, _), (_, want, _) = split
+    for part in ("params", "opt_state"):
+        assert _share_of_bytes(getattr(want, part)) == 1
+        assert _share_of_bytes(getattr(state, part)) < 1.1 / 8  # a few biases are whole
+
+
+def test_split_parameters_are_gathered_and_no_images(split):
+    (_, state, hlo), _ = split
+    params = max(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert "all-gather" in hlo
+    assert params <= _largest_collective(hlo, 8) < _share(8)
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])

@@ -40,7 +40,7 @@ class StreamBatch(NamedTuple):
             black, with label 0.
         partner_images: uint8 [b, H, W, 3], a permutation of `images`; None without `pairs`.
         partner_labels: int32 [b], the same permutation of `labels`; None without `pairs`.
-        skipped: Broken images met in making these b examples.
+        skipped: Indices in the source of the broken images met in making these b examples.
     """
 
     images: np.ndarray
@@ -48,7 +48,7 @@ class StreamBatch(NamedTuple):
     valid: np.ndarray
     partner_images: np.ndarray | None
     partner_labels: np.ndarray | None
-    skipped: int
+    skipped: tuple[int, ...]
 
 
 class _Example(NamedTuple):
@@ -56,7 +56,7 @@ class _Example(NamedTuple):
     image: np.ndarray
     label: int
     valid: bool
-    skipped: int
+    skipped: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -222,19 +222,20 @@ class Stream:
         if position < len(self.source) or self.train:
             image, label, skipped = self._read(order[position])
         else:
-            image, label, skipped = None, 0, 0  # padding
+            image, label, skipped = None, 0, ()  # padding
         if image is None:
             return _Example(position, np.zeros((*self._size, 3), np.uint8), 0, False, skipped)
         return _Example(position, self._view(image, position), label, True, skipped)
 
-    def _read(self, index: int) -> tuple[Image.Image | None, int, int]:
-        """Returns image, label and the number of broken images; no image if an evaluation's is."""
+    def _read(self, index: int) -> tuple[Image.Image | None, int, tuple[int, ...]]:
+        """Returns image, label and which were broken; no image if that of an evaluation is."""
         tries = min(_MAX_SKIPPED, len(self.source)) if self.train else 1
-        for skipped in range(tries):
-            candidate = (index + skipped) % len(self.source)
+        skipped = ()
+        for candidate in (k % len(self.source) for k in range(index, index + tries)):
             try:
                 return *images.read(self.source, candidate), skipped
             except BrokenImageError as error:
+                skipped += (candidate,)
                 if self.broken == "stop":
                     raise
                 if candidate not in self._told:
@@ -245,7 +246,7 @@ class Stream:
                 f"{self.source.item_name(index)}: expected a readable image, got {tries} broken "
                 f"ones in a row"
             )
-        return None, 0, 1
+        return None, 0, skipped
 
     def _view(self, image: Image.Image, position: int) -> np.ndarray:
         """Returns the part of an image that the stream shows at a position, uint8 [H, W, 3]."""
@@ -272,5 +273,5 @@ class Stream:
             np.array(valid),
             None if partner is None else batch[partner],
             None if partner is None else targets[partner],
-            sum(skipped),
+            sum(skipped, ()),
         )

@@ -58,7 +58,7 @@ def create_ask(
     def answer(variables, x_i, x_j, lam):
         # One pass for both: the features are caught on their way to the classifier.
         logits, caught = network.module.apply(
-            variables,
+            sharding.gathered(mesh, variables),
             network.preprocess(mixup.interpolate(lam, x_i, x_j)),
             train=False,
             capture_intermediates=lambda _, method: method == "features",

@@ -35,7 +35,8 @@ def collect(workdir: str | os.PathLike[str]) -> dict[str, Any]:
       "time": seconds by part ("compile", "train", "evaluate", ...) and their "total".
       "differences": {"mixkd - ce": {metric: {"mean", "low", "high", "seeds", "won"}}}, paired by
         seed, with a 95 % interval; see `comparison.differences`.
-      "data": name of the images, how many for what, and how many were broken and "skipped".
+      "data": name of the images, how many for what, and how many were broken and "skipped": of
+        images in memory those left out of any part, of streams those met while training.
       "claims": the paper's claims, as `claims.Claim` has them.
 
     Raises:
@@ -59,10 +60,15 @@ def summarize(folder: RunFolder) -> dict[str, Any]:
         "seeds": seeds,
         "wins": _wins(values, seeds),
         "time": _time(folder.times),
-        "data": folder.config.get("data", {}),
+        "data": _data(folder),
         "differences": comparison.differences(folder),
         "claims": [dataclasses.asdict(claim) for claim in claims.judge(folder)],
     }
+
+
+def _data(folder: RunFolder) -> dict[str, Any]:
+    data = folder.config.get("data", {})
+    return {**data, "skipped": data.get("skipped", 0) + len(folder.skipped)}
 
 
 def _values(folder: RunFolder, arm: str) -> dict[str, list[float | None]]:
@@ -210,7 +216,7 @@ def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
         colalign=("left", *["right"] * (len(headings) - 1)),
     )
     won = f"Beats {BASELINE}: seeds with a higher accuracy, and with a lower ECE."
-    skipped = results["data"].get("skipped", 0)
+    skipped = results["data"]["skipped"]
     left_out = f"\nBroken images that were left out: {skipped:,}." if skipped else ""
     return f"{body}\n\n{seeds_note(results)}\n{won}{left_out}"
 

@@ -1,8 +1,8 @@
 """The files of one run folder, read and ordered.
 
-`config.json`, `metrics.jsonl`, and `evaluation.json`, `analysis.json` and `time.json` of the
-teacher and of each `arms/<arm>/<seed>/`. A model counts as evaluated once it has an
-`evaluation.json`.
+`config.json`, `metrics.jsonl`, `skipped.json`, and `evaluation.json`, `analysis.json` and
+`time.json` of the teacher and of each `arms/<arm>/<seed>/`. A model counts as evaluated once it
+has an `evaluation.json`.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ class RunFolder:
       times: run -> seconds by part.
       log: run -> records of `metrics.jsonl`, by rising step, the last one written for each step;
         without those of first stages.
+      skipped: names of the broken images that were left out of streams.
       broken_lines: lines of `metrics.jsonl` left out because they are not JSON objects of a run
         and a step; a killed run can leave one behind.
     """
@@ -36,6 +37,7 @@ class RunFolder:
     analyses: dict[str, dict[str, Any]]
     times: dict[str, dict[str, float]]
     log: dict[str, list[dict[str, Any]]]
+    skipped: list[str]
     broken_lines: int
 
     def seeds(self, arm: str) -> list[int]:
@@ -72,12 +74,14 @@ def read(workdir: str | os.PathLike[str]) -> RunFolder:
     order = _run_order(config.get("config", {}).get("arms", STANDARD_ARMS))
     ordered = sorted(runs, key=order)
     log, broken_lines = _read_log(root / "metrics.jsonl")
+    skipped = root / "skipped.json"
     return RunFolder(
         config=config,
         evaluations=_read_each(ordered, runs, "evaluation.json"),
         analyses=_read_each(ordered, runs, "analysis.json"),
         times=_read_each(ordered, runs, "time.json"),
         log={run: log[run] for run in sorted(log, key=order)},
+        skipped=_read_json(skipped) if skipped.is_file() else [],
         broken_lines=broken_lines,
     )
 
@@ -104,7 +108,7 @@ def _read_each(
     return {run: _read_json(path) for run, path in paths.items() if path.is_file()}
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:

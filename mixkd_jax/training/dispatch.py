@@ -70,9 +70,10 @@ def compile_trainer(
     feed = feeds(recipe, images, key)(0).feed
     # A CPU has memory for two states, and updating one in place costs 4 % of a step there.
     donated = () if jax.default_backend() == "cpu" else (0,)
+    state = abstract_state(recipe, images)
     compiled = (
-        jax.jit(steps, donate_argnums=donated, out_shardings=sharding.replicated(recipe.mesh))
-        .lower(abstract_state(recipe, images), feed, teacher_variables, key, 1)
+        jax.jit(steps, donate_argnums=donated, out_shardings=_places(state))
+        .lower(state, feed, teacher_variables, key, 1)
         .compile()
     )
 
@@ -93,16 +94,29 @@ def feeds(recipe: Recipe, images: Images, key: jax.Array) -> Callable[[int], Por
 
 def abstract_state(recipe: Recipe, images: Images) -> TrainState:
     """Returns the shapes, dtypes and sharding of the recipe's state, without computing it."""
-    on_all = sharding.replicated(recipe.mesh)
+    state = jax.eval_shape(functools.partial(_create, recipe, images), jax.random.key(0))
+    split = functools.partial(sharding.parameters, recipe.mesh, how=recipe.parameters)
+    places = dataclasses.replace(
+        jax.tree.map(lambda _: sharding.replicated(recipe.mesh), state),
+        params=split(state.params),
+        opt_state=split(state.opt_state),
+    )
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_all),
-        jax.eval_shape(_init(recipe, images), jax.random.key(0)),
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        places,
     )
 
 
-def _init(recipe: Recipe, images: Images) -> Callable[[jax.Array], TrainState]:
-    def init(key: jax.Array) -> TrainState:
-        metrics = (*recipe.metrics, *images.metrics)
-        return create_state(key, recipe.student, images.image_shape, recipe.optimizer, metrics)
+def _places(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
 
-    return jax.jit(init, out_shardings=sharding.replicated(recipe.mesh))
+
+def _create(recipe: Recipe, images: Images, key: jax.Array) -> TrainState:
+    metrics = (*recipe.metrics, *images.metrics)
+    return create_state(key, recipe.student, images.image_shape, recipe.optimizer, metrics)
+
+
+def _init(recipe: Recipe, images: Images) -> Callable[[jax.Array], TrainState]:
+    create = functools.partial(_create, recipe, images)
+    return jax.jit(create, out_shardings=_places(abstract_state(recipe, images)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +42,11 @@ class Images(Protocol):
         """Names of what the steps measure of their feeds."""
         ...
 
+    @property
+    def skipped(self) -> Set[str]:
+        """Names of the broken images that this process has left out of its feeds so far."""
+        ...
+
     def __len__(self) -> int:
         """Returns the number of examples."""
         ...
@@ -72,6 +77,7 @@ class OnDevice:
     examples: Examples
     mesh: Mesh
     metrics = ()
+    skipped = frozenset()
 
     @classmethod
     def put(cls, split: Split, mesh: Mesh) -> OnDevice:
@@ -128,10 +134,12 @@ class Streamed:
       training: how batches to learn from are made; its `batch_size`, `seed` and `pairs` are set
         anew for every training.
       mesh: the devices that share a batch.
+      skipped: grows with every feed that leaves out a broken image.
     """
 
     training: Stream
     mesh: Mesh
+    skipped: set[str] = dataclasses.field(default_factory=set, init=False)
     metrics = ("skipped",)
 
     @property
@@ -166,7 +174,8 @@ class Streamed:
             own, other = self._assemble(batch.images, batch.labels), None
             if batch.partner_images is not None and batch.partner_labels is not None:
                 other = self._assemble(batch.partner_images, batch.partner_labels)
-            return Portion(Loaded(own, other, self._skipped(batch.skipped)), 1)
+            self.skipped.update(map(stream.source.item_name, batch.skipped))
+            return Portion(Loaded(own, other, self._count(len(batch.skipped))), 1)
 
         return feed
 
@@ -187,7 +196,7 @@ class Streamed:
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max(self.training.workers, 1))
 
-    def _skipped(self, count: int) -> jax.Array:
+    def _count(self, count: int) -> jax.Array:
         """Returns a global array with this process's `count` in it."""
         counts = np.zeros(len(self.mesh.local_devices), np.int32)
         counts[0] = count

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import optax
 
 from mixkd_jax import config
 from mixkd_jax.models.network import Variables
+from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
 from mixkd_jax.training.dispatch import Trainer, abstract_state, feeds
 from mixkd_jax.training.feeds import Portion
@@ -134,6 +136,7 @@ def train(run: Run, trainer: Trainer, around: Surroundings) -> TrainState:
                 with run.clock.measure("checkpoint"):
                     run.checkpoints.save(state)
                 run.clock.save()
+                around.metrics.write_skipped(sharding.union(trainer.images.skipped))
             if stop and step < steps.total:
                 raise Stopped(f"{run.name}: stopped at step {step:,} of {steps.total:,} and saved")
     around.progress.finish(step, line)
@@ -145,13 +148,21 @@ def _start(run: Run, trainer: Trainer) -> TrainState:
         state = trainer.init(run.key)
         if run.start is None:
             return state
-        start = jax.tree.map(jnp.copy, jax.device_put(dict(run.start), state.step.sharding))
         return dataclasses.replace(
             state,
-            params={**state.params, **start["params"]},
-            batch_stats={**state.batch_stats, **start.get("batch_stats", {})},
+            params=_replaced(state.params, run.start["params"]),
+            batch_stats=_replaced(state.batch_stats, run.start.get("batch_stats", {})),
         )
     return run.checkpoints.restore(abstract_state(trainer.recipe, trainer.images))
+
+
+def _replaced(tree: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `tree` with copies of the branches that are `given`, laid out as it is."""
+
+    def copy(old: jax.Array, new: Any) -> jax.Array:
+        return jnp.copy(jax.device_put(new, old.sharding))
+
+    return {**tree, **{name: jax.tree.map(copy, tree[name], new) for name, new in given.items()}}
 
 
 def _line(run: Run, step: int, means: dict[str, float], state: TrainState) -> dict[str, float]:

@@ -1,15 +1,18 @@
-"""Metrics of a run folder: one JSON object a line for all models, TensorBoard events for each."""
+"""Metrics of a run folder: one JSON object a line for all models, TensorBoard events for each.
+
+Beside them, which images could not be learned from.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from mixkd_jax.files import write_text
+from mixkd_jax.files import write_json, write_text
 
 
 class MetricsLog:
@@ -17,6 +20,7 @@ class MetricsLog:
 
     def __init__(self, workdir: epath.Path, *, enabled: bool = True):
         """Writes below `workdir`, or nothing at all if not `enabled`."""
+        self._skipped = workdir / "skipped.json"
         self._lines = workdir / "metrics.jsonl"
         self._events = workdir / "tensorboard"
         self._enabled = enabled
@@ -51,6 +55,14 @@ class MetricsLog:
             file.write(line + "\n")
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def write_skipped(self, names: Set[str]) -> None:
+        """Adds the names of broken images to `skipped.json`, a sorted list."""
+        if not self._enabled or not names:
+            return
+        known = set(json.loads(self._skipped.read_text())) if self._skipped.exists() else set()
+        if not names <= known:
+            write_json(self._skipped, sorted(names | known))
 
     def close(self) -> None:
         """Ends the log of the model that was started last."""

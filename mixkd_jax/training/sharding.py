@@ -1,7 +1,9 @@
-"""Where arrays lie: batches split over the devices of a "data" mesh, all else on each of them."""
+"""Where arrays lie: batches split over the devices of a "data" mesh, parameters so or whole."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Set
 from typing import Any
 
 import jax
@@ -49,6 +51,14 @@ def parameters(mesh: Mesh, tree: Any, how: str) -> Any:
     return jax.tree.map(sharding, tree)
 
 
+def gathered(mesh: Mesh, tree: Any) -> Any:
+    """Inside a jit: makes arrays whole on every device while they are used.
+
+    Without it XLA may leave parameters split and move activations instead, which are larger.
+    """
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
 def over_data(mesh: Mesh, tree: Any) -> Any:
     """Inside a jit: splits the leading axis of every array over the mesh."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P("data")))
@@ -70,6 +80,21 @@ def agreed(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def union(names: Set[str]) -> set[str]:
+    """Returns the names that any process has; every process calls it."""
+    if jax.process_count() == 1:
+        return set(names)
+    text = np.frombuffer(json.dumps(sorted(names)).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(text))))
+    padded = np.pad(text, (0, sizes.max() - len(text)))
+    texts = np.asarray(multihost_utils.process_allgather(padded))
+    return {
+        name
+        for text, size in zip(texts, sizes, strict=True)
+        for name in json.loads(text[:size].tobytes())
+    }
 
 
 def barrier(name: str) -> None:

@@ -41,6 +41,8 @@ class Recipe:
       batch_size: B, over all devices.
       num_classes: C.
       mesh: the devices that share a batch.
+      parameters: how `student`'s parameters, and what the optimizer keeps of each, lie between
+        steps: "replicated" or "sharded" (`sharding.parameters`).
     """
 
     student: Network
@@ -52,6 +54,7 @@ class Recipe:
     batch_size: int
     num_classes: int
     mesh: Mesh
+    parameters: str = "replicated"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -114,7 +117,8 @@ def query_teacher(
     """Returns the teacher's logits f32[B, C] on what the student will see, without a gradient."""
     if recipe.teacher is None or variables is None:
         return None
-    return jax.lax.stop_gradient(recipe.teacher.logits(variables, images))
+    whole = sharding.gathered(recipe.mesh, variables)
+    return jax.lax.stop_gradient(recipe.teacher.logits(whole, images))
 
 
 def update_student(
@@ -127,7 +131,7 @@ def update_student(
     """Returns the state after a step on `batch`, given the teacher's `answer` on it."""
 
     def mean_loss(params):
-        variables = {**state.variables, "params": params}
+        variables = {**state.variables, "params": sharding.gathered(recipe.mesh, params)}
         logits, batch_stats = recipe.student.train_logits(variables, batch.images, key)
         loss, parts = recipe.objective(logits, answer, batch.labels)
         return jnp.mean(loss), (logits, batch_stats, jax.tree.map(jnp.mean, parts))

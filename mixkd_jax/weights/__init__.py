@@ -32,7 +32,11 @@ class _Target(NamedTuple):
 
 
 def load_keras(
-    path: str | os.PathLike[str], model: nn.Module, image_shape: tuple[int, int, int]
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    *,
+    host: bool = False,
 ) -> dict[str, Any]:
     """Reads every weight of a model from a Keras file.
 
@@ -41,6 +45,8 @@ def load_keras(
             ``hf://owner/repository/file`` on the Hugging Face Hub.
         model: One of the models that Keras has, such as ``create_model("resnet50", ...)``.
         image_shape: Height, width and channels of its images.
+        host: NumPy arrays instead of JAX arrays on the default device: for what is to be split
+            over several.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}`` for ``model.apply``, the latter only where the model
@@ -51,7 +57,7 @@ def load_keras(
             message names each weight that is missing, extra or has another shape.
         TypeError: If Keras has no such model.
     """
-    return _load(path, model, image_shape, backbone_only=False)
+    return _load(path, model, image_shape, backbone_only=False, host=host)
 
 
 def load_backbone(
@@ -59,6 +65,8 @@ def load_backbone(
     model: nn.Module,
     image_shape: tuple[int, int, int],
     variables: Mapping[str, Any],
+    *,
+    host: bool = False,
 ) -> dict[str, Any]:
     """Reads the backbone from a Keras file and keeps the head: where fine-tuning starts.
 
@@ -67,6 +75,7 @@ def load_backbone(
         model: As of `load_keras`.
         image_shape: Height, width and channels of its images.
         variables: As ``model.init`` returns them.
+        host: As of `load_keras`.
 
     Returns:
         ``variables`` with the backbone's replaced.
@@ -75,7 +84,7 @@ def load_backbone(
         WeightsError: As `load_keras` does; a classifier in the file is no extra weight.
         TypeError: If Keras has no such model.
     """
-    loaded = _load(path, model, image_shape, backbone_only=True)
+    loaded = _load(path, model, image_shape, backbone_only=True, host=host)
     return {name: {**tree, **loaded.get(name, {})} for name, tree in variables.items()}
 
 
@@ -83,7 +92,9 @@ def _load(
     path: str | os.PathLike[str],
     model: nn.Module,
     image_shape: tuple[int, int, int],
+    *,
     backbone_only: bool,
+    host: bool,
 ) -> dict[str, Any]:
     layers = keras_layers(model)
     expected = _targets(layers, model, image_shape)
@@ -96,8 +107,9 @@ def _load(
             stored = {p: d for p, d in stored.items() if p in expected or not _is_head(p)}
         _check_fit(expected, stored)
         flat = {t.path: t.convert(_read(stored[place])) for place, t in expected.items()}
+    asarray = np.asarray if host else jnp.asarray
     return jax.tree.map(
-        lambda values: jnp.asarray(values, jnp.float32), flax.traverse_util.unflatten_dict(flat)
+        lambda values: asarray(values, np.float32), flax.traverse_util.unflatten_dict(flat)
     )
 
 
