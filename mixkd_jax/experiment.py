@@ -14,7 +14,7 @@ from etils import epath
 
 from mixkd_jax import analysis, config, data, workdir
 from mixkd_jax.evaluation import evaluate, results
-from mixkd_jax.files import write_json
+from mixkd_jax.files import absolute, write_json
 from mixkd_jax.job import Job, prepare, recipe
 from mixkd_jax.models.network import Variables
 from mixkd_jax.setup import Model
@@ -64,7 +64,7 @@ def run(
       training.loop.Diverged, training.preemption.Stopped: see there; run again to continue.
     """
     settings = config.parse(values)
-    folder = epath.Path(folder).expanduser().absolute()
+    folder = absolute(folder)
     workdir.check(folder, values)
     if mode != "train" and not (folder / "config.json").exists():
         raise config.ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from etils import epath
 
 import mixkd_jax
 from mixkd_jax.config import ConfigError
-from mixkd_jax.files import write_json
+from mixkd_jax.files import in_bucket, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -39,6 +40,8 @@ def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
       ConfigError: if the folder holds a run of another config or something else, or can't be
         written to.
     """
+    if in_bucket(workdir):
+        _check_bucket(workdir)
     old = _config_of(workdir)
     if old is not None:
         _check_same(workdir, old, plain(values))
@@ -47,8 +50,8 @@ def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
             f"--workdir: expected a new or empty folder or that of an earlier run, got {workdir}, "
             "which holds something else"
         )
-    if "://" in os.fspath(workdir):
-        return  # A bucket says no only when it is written to.
+    if in_bucket(workdir):
+        return  # It says no only when it is written to.
     parent = next(path for path in (workdir, *workdir.parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConfigError(f"--workdir: expected a folder that can be written to, got {workdir}")
@@ -57,10 +60,13 @@ def check(workdir: epath.Path, values: Mapping[str, Any]) -> None:
 def claim(
     workdir: epath.Path, values: Mapping[str, Any], command: str, data: Mapping[str, Any]
 ) -> None:
-    """Creates the folder and its `config.json`; leaves those of an earlier run as they are."""
+    """Creates the folder and its `config.json`; leaves those of an earlier run as they are.
+
+    Raises:
+      ConfigError: if it is in a bucket that can't be written to.
+    """
     if (workdir / "config.json").exists():
         return
-    workdir.mkdir(parents=True, exist_ok=True)
     about = {
         "config": plain(values),
         "data": dict(data),
@@ -70,7 +76,25 @@ def claim(
         "git_commit": _git_commit(),
         "command": command,
     }
-    write_json(workdir / "config.json", about)
+    try:
+        write_json(workdir / "config.json", about)
+    except Exception as error:  # of many kinds: no such bucket, no right to it, no network
+        if not in_bucket(workdir):
+            raise
+        raise ConfigError(
+            f"--workdir: expected a bucket that can be written to, got {workdir}: {error}; "
+            "look at its name and at `gcloud auth application-default login`"
+        ) from None
+
+
+def _check_bucket(workdir: epath.Path) -> None:
+    if not os.fspath(workdir).startswith("gs://"):
+        raise ConfigError(f"--workdir: expected a folder or gs://bucket/folder, got {workdir}")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError(
+            f"--workdir: {workdir} needs gcsfs, which is not installed: "
+            "pip install 'mixkd-jax[gcs]'"
+        )
 
 
 def _config_of(workdir: epath.Path) -> Any | None:

@@ -18,9 +18,6 @@ import json, pathlib, sys
 import jax
 
 port, process, folder = sys.argv[1:]
-if port != "alone":
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
 
 import small
 from mixkd_jax import cli, experiment
@@ -29,6 +26,9 @@ from mixkd_jax.training.preemption import StopRequest
 
 
 def main(_):
+    if port != "alone":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        cli.join_processes(folder)
     assert jax.device_count() == 2
     if port != "alone":
         assert sharding.union({"both", "ab" * int(process)}) == {"both", "", "ab"}
@@ -53,6 +53,13 @@ def _start(driver, port, process, folder):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 if port == 'alone' else 1}",
+        # As Slurm tells a task which of two it is.
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+        "JAX_COORDINATOR_PORT": str(port),
         "PYTHONPATH": os.pathsep.join([str(small.ROOT / "tests"), str(small.ROOT)]),
     }
     command = [sys.executable, str(driver), str(port), str(process), str(folder)]

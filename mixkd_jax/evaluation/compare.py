@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
 from mixkd_jax.config import ConfigError
 from mixkd_jax.evaluation import claims, claims_across, comparison, figures, report, results, tables
 from mixkd_jax.evaluation.report import Panel
 from mixkd_jax.evaluation.run_folder import RunFolder, read
-from mixkd_jax.files import write_text
+from mixkd_jax.files import absolute, write_text
 
 # Labels of neighbouring points go to different sides.
 _BESIDE = (
@@ -26,7 +26,7 @@ _BESIDE = (
 )
 
 
-def write(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> pathlib.Path:
+def write(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> epath.Path:
     """Writes `compare.html`, `figures/` and `tables/` into `out`; returns the page's path.
 
     Raises:
@@ -35,7 +35,7 @@ def write(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -
     folders = read_runs(runs)
     made = [_results(folders), _fields(folders), _verdicts(folders)]
     panels = _panels(folders)
-    out = pathlib.Path(out)
+    out = absolute(out)
     tables.write(made, out / "tables")
     for panel in panels:
         figures.save(panel.figure, out / "figures" / panel.name)
@@ -54,7 +54,7 @@ def write(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -
 
 def read_runs(runs: Sequence[str | os.PathLike[str]]) -> dict[str, RunFolder]:
     """Reads run folders; they are called by as much of their paths as tells them apart."""
-    paths = [pathlib.Path(run).absolute() for run in runs]
+    paths = [absolute(run) for run in runs]
     if len(set(paths)) < 2 or len(set(paths)) < len(paths):
         raise ConfigError(f"--runs: expected two run folders or more, each once, got {list(runs)}")
     depth = 1

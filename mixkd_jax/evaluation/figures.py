@@ -6,18 +6,19 @@ left behind. `svg` turns one into text for an HTML page.
 
 import html
 import io
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from mixkd_jax.evaluation.run_folder import STANDARD_ARMS
+from mixkd_jax.files import write_bytes
 
 # Axes, text and the teacher are drawn in this colour; a page replaces it by its own text colour.
 INK = "#1a1a19"
@@ -253,13 +254,15 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: pathlib.Path) -> None:
+def save(figure: Figure, path: epath.Path) -> None:
     """Writes `path`.png and `path`.pdf for a paper: white ground, bytes that depend on it alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42, "savefig.facecolor": "white"}):
-        figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         dates = dict.fromkeys(("CreationDate", "Creator", "Producer"))
-        figure.savefig(path.with_suffix(".pdf"), metadata=dates)
+        figure.savefig(pdf, format="pdf", metadata=dates)
+    write_bytes(path.with_suffix(".png"), png.getvalue())
+    write_bytes(path.with_suffix(".pdf"), pdf.getvalue())
 
 
 def svg(figure: Figure, prefix: str, description: str) -> str:

@@ -2,12 +2,12 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 import markupsafe
+from etils import epath
 from matplotlib.figure import Figure
 
 from mixkd_jax.evaluation import analysis_figures, figures, results, tables
@@ -31,7 +31,7 @@ class Panel(NamedTuple):
     figure: Figure
 
 
-def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def write(workdir: str | os.PathLike[str]) -> epath.Path:
     """Writes `report.html`, `figures/` and `tables/` into a run folder; returns the page's path.
 
     They depend on the folder's files alone: made twice, they are the same to the byte.
@@ -40,7 +40,7 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
       FileNotFoundError: `workdir` is not a run folder.
       ValueError: one of its files cannot be parsed.
     """
-    root, folder = pathlib.Path(workdir), read(workdir)
+    root, folder = epath.Path(workdir), read(workdir)
     summary = results.summarize(folder)
     panels, made = _panels(folder, summary), _tables(folder, summary)
     tables.write([*made.values(), tables.values(folder)], root / "tables")

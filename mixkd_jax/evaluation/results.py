@@ -3,12 +3,12 @@
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tabulate
+from etils import epath
 
 from mixkd_jax.evaluation import claims, comparison
 from mixkd_jax.evaluation.metrics import METRICS
@@ -224,5 +224,5 @@ def table(results: Mapping[str, Any], fmt: str = "simple") -> str:
 def write(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Collects the results, writes `results.json` (atomically) and returns them."""
     results = collect(workdir)
-    write_json(pathlib.Path(workdir) / "results.json", results)
+    write_json(epath.Path(workdir) / "results.json", results)
     return results

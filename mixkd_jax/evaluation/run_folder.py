@@ -8,9 +8,10 @@ has an `evaluation.json`.
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 _FIRST_STAGES = "head/"  # runs that train a head alone, before the model itself is trained
 STANDARD_ARMS = ("ce", "mixup", "kd", "mixkd")
@@ -64,7 +65,7 @@ def read(workdir: str | os.PathLike[str]) -> RunFolder:
       FileNotFoundError: there is no `config.json`, so `workdir` is not a run folder.
       ValueError: a JSON file cannot be parsed; the message names it.
     """
-    root = pathlib.Path(workdir)
+    root = epath.Path(workdir)
     if not (root / "config.json").is_file():
         raise FileNotFoundError(f"workdir: expected a run folder with a config.json, got {root}")
     folders = [root / "teacher", *root.glob("arms/*/*")]
@@ -86,7 +87,7 @@ def read(workdir: str | os.PathLike[str]) -> RunFolder:
     )
 
 
-def _is_seed(folder: pathlib.Path) -> bool:
+def _is_seed(folder: epath.Path) -> bool:
     return folder.name.isascii() and folder.name.isdigit()
 
 
@@ -102,13 +103,13 @@ def _run_order(arms: Sequence[str]) -> Callable[[str], tuple[int, str, int]]:
 
 
 def _read_each(
-    runs: Iterable[str], folders: Mapping[str, pathlib.Path], name: str
+    runs: Iterable[str], folders: Mapping[str, epath.Path], name: str
 ) -> dict[str, dict[str, Any]]:
     paths = {run: folders[run] / name for run in runs}
     return {run: _read_json(path) for run, path in paths.items() if path.is_file()}
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def _read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -117,11 +118,11 @@ def _read_json(path: pathlib.Path) -> Any:
         ) from error
 
 
-def _read_log(path: pathlib.Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
+def _read_log(path: epath.Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """Records by run, and the number of lines that hold none."""
     records: dict[str, dict[int, dict[str, Any]]] = {}
     broken = 0
-    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    text = path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
     for line in filter(str.strip, text.split("\n")):
         try:
             record = json.loads(line)

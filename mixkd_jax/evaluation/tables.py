@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tabulate
+from etils import epath
 
 from mixkd_jax.evaluation import comparison, results
 from mixkd_jax.evaluation.comparison import at
@@ -110,7 +110,7 @@ def values(folder: RunFolder) -> Table:
     return Table("values", ["model", "seed", "quantity", "value"], rows)
 
 
-def write(tables: Iterable[Table], folder: pathlib.Path) -> None:
+def write(tables: Iterable[Table], folder: epath.Path) -> None:
     """Writes <name>.csv of every table, and <name>.tex (booktabs) of all but "values"."""
     for table in tables:
         text = io.StringIO()
