@@ -8,6 +8,7 @@ and what to do.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,12 +30,50 @@ def visible(*values: Any) -> bool:
     )
 
 
-def floating(x: Any, name: str) -> jax.Array:
-    """Returns `x` as an array of float32, or of float64 if it has that dtype."""
-    x = jnp.asarray(x)
+def array(x: Any, name: str) -> jax.Array:
+    """Returns `x` as an array; refuses what can't be one."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        got = "None" if x is None else type(x).__name__
+        raise TypeError(f"{name}: expected an array, got {got}.") from None
+
+
+def real(x: Any, name: str) -> jax.Array:
+    """Returns `x` as an array of real numbers."""
+    x = array(x, name)
     if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jnp.bool_:
         raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}; cast to float32.")
+    return x
+
+
+def floating(x: Any, name: str) -> jax.Array:
+    """Returns `x` as an array of float32, or of float64 if it has that dtype."""
+    x = real(x, name)
+    if x.dtype == jnp.float16:
+        return _from_float16(x)
+    if x.dtype.itemsize == 1 and jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(jnp.float32)  # float8, which promotes to nothing by itself
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.custom_vjp
+def _from_float16(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32)
+
+
+def _saturated(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    # That of a constant row by its deviation is around 1e8: finite, but not in float16.
+    limit = float(jnp.finfo(jnp.float16).max)
+    return (jnp.clip(gradient, -limit, limit).astype(jnp.float16),)
+
+
+_from_float16.defvjp(lambda x: (_from_float16(x), None), _saturated)
+
+
+def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Returns bool[..., C], True at each label; rows of labels out of range are all False."""
+    return jax.nn.one_hot(labels, num_classes, dtype=jnp.bool_)
 
 
 def same_shape(a: jax.Array, b: jax.Array, names: tuple[str, str]) -> None:
@@ -56,19 +95,21 @@ def logit_pair(student: Any, teacher: Any, axis: int = -1) -> tuple[jax.Array, j
 
 def mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
     """Returns a bool mask that broadcasts to `shape`."""
-    array = jnp.asarray(where)
-    if array.dtype != jnp.bool_:
-        raise TypeError(f"where: expected a bool mask, got dtype {array.dtype}; compare first.")
+    given = array(where, "where")
+    if given.dtype != jnp.bool_:
+        raise TypeError(f"where: expected a bool mask, got dtype {given.dtype}; compare first.")
     try:
-        return jnp.broadcast_to(array, shape)
+        return jnp.broadcast_to(given, shape)
     except ValueError:
         raise ValueError(
-            f"where: expected a mask that broadcasts to {shape}, got shape {array.shape}."
+            f"where: expected a mask that broadcasts to {shape}, got shape {given.shape}."
         ) from None
 
 
 def class_axis(x: jax.Array, axis: int, name: str) -> int:
     """Returns `axis` counted from the front; refuses one that is not there or empty."""
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis: expected a Python int, got {axis!r}.")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(
             f"{name}: expected a class axis {axis}, got shape {x.shape}; add the axis or name "
@@ -87,11 +128,18 @@ def number(
     least: float | None = None,
     most: float | None = None,
 ) -> None:
-    """Refuses a concrete number outside its range, and anything not a scalar number."""
-    if isinstance(value, str) or value is None:
-        raise TypeError(f"{name}: expected a number, got {value!r}.")
-    if np.ndim(value) != 0:
-        raise ValueError(f"{name}: expected one number, got shape {np.shape(value)}.")
+    """Refuses a concrete number outside its range, and anything not a real scalar number."""
+    is_array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    kind = jnp.dtype(value.dtype).kind if is_array else ""
+    if (
+        kind in ("b", "c")
+        or isinstance(value, bool)
+        or not (is_array or isinstance(value, numbers.Real))
+    ):
+        raise TypeError(f"{name}: expected a real number, got {value!r}.")
+    shape = value.shape if is_array else ()
+    if shape:
+        raise ValueError(f"{name}: expected one number, got shape {shape}.")
     if not visible(value):
         return
     parts = [
@@ -106,6 +154,12 @@ def number(
     good &= most is None or v <= most
     if not good:
         raise ValueError(f"{name}: expected a finite number {' and '.join(parts)}, got {v:g}.")
+
+
+def scalar(value: Any, name: str, like: jax.Array, **bounds: float) -> jax.Array:
+    """Returns a checked number in the dtype of `like`: its own may hold too little, or too much."""
+    number(value, name, **bounds)
+    return jnp.asarray(value, like.dtype)
 
 
 def positive_int(value: Any, name: str) -> None:
@@ -126,28 +180,39 @@ def weights(values: Any, name: str) -> None:
 
 
 def class_labels(
-    labels: Any, shape: Sequence[int], num_classes: int, name: str = "labels"
+    labels: Any,
+    shape: Sequence[int],
+    num_classes: int,
+    name: str = "labels",
+    where: Any = None,
 ) -> jax.Array:
-    """Returns integer labels of the given shape with values in [0, num_classes)."""
-    array = jnp.asarray(labels)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
+    """Returns integer labels of the given shape with values in [0, num_classes).
+
+    Args:
+      labels: i[...]; the result has at least 32 bits, for uint8 can't hold 256 classes' number.
+      shape: that they must have.
+      num_classes: C.
+      name: what the message calls them.
+      where: optional mask; labels where it is False may be any.
+    """
+    found = array(labels, name)
+    if not jnp.issubdtype(found.dtype, jnp.integer):
         raise TypeError(
-            f"{name}: expected integer class indices, got dtype {array.dtype}; "
-            "take argmax of one-hot or mixed labels first."
+            f"{name}: expected integer class indices, got dtype {found.dtype}; take argmax of "
+            "one-hot or mixed labels first, or cast indices to int32."
         )
-    if array.shape != tuple(shape):
+    if found.shape != tuple(shape):
         raise ValueError(
-            f"{name}: expected shape {tuple(shape)}, one index per example, got {array.shape}."
+            f"{name}: expected shape {tuple(shape)}, one index per example, got {found.shape}."
         )
-    if visible(labels) and array.size:
-        values = np.asarray(labels)
-        low, high = values.min(), values.max()
-        if low < 0 or high >= num_classes:
+    if visible(labels, where):
+        values = np.asarray(labels) if where is None else np.asarray(labels)[np.asarray(where)]
+        if values.size and (values.min() < 0 or values.max() >= num_classes):
             raise ValueError(
-                f"{name}: expected indices from 0 to {num_classes - 1}, got {low} to {high}; "
-                "check the number of classes, or mask examples without a label."
+                f"{name}: expected indices from 0 to {num_classes - 1}, got {values.min()} to "
+                f"{values.max()}; check the number of classes, or mask examples without a label."
             )
-    return array
+    return found.astype(jnp.int64 if found.dtype.itemsize == 8 else jnp.int32)
 
 
 def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> None:

@@ -75,7 +75,9 @@ def sample_mixup(
     positive = jnp.where(alpha > 0, alpha, 1)
     lam = jax.random.beta(lam_key, positive, positive, shape, jnp.float32)
     mixed = (jax.random.uniform(mixed_key, shape) < partial) & (alpha > 0)
-    lam = jnp.broadcast_to(jnp.where(mixed, lam, 1), (batch_size,))
+    lam = jnp.where(mixed, lam, 1)
+    # A traced alpha that can't be refused is made visible.
+    lam = jnp.broadcast_to(jnp.where(alpha >= 0, lam, jnp.nan), (batch_size,))
     return MixupPlan(lam, jax.random.permutation(partner_key, batch_size).astype(jnp.int32))
 
 
@@ -89,7 +91,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
 
     Returns:
       [B..., ...], computed in float32 at least. A float dtype stays; integers
-      and bools become float32. Where lam is 1 the result is `x_i` exactly.
+      and bools become float32. Where lam is 1 the result is `x_i`, if `x_j` is finite.
 
     Raises:
       ValueError: If the shapes do not fit, or a visible weight is not from 0 to 1.
@@ -104,7 +106,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
     Reference:
       Zhang et al., arXiv:1710.09412, eq. 1.
     """
-    lam, x_i, x_j = jnp.asarray(lam), jnp.asarray(x_i), jnp.asarray(x_j)
+    lam, x_i, x_j = _checks.real(lam, "lam"), _numbers(x_i, "x_i"), _numbers(x_j, "x_j")
     _checks.same_shape(x_i, x_j, ("x_i", "x_j"))
     if lam.shape != x_i.shape[: lam.ndim]:
         raise ValueError(
@@ -143,10 +145,16 @@ def apply_mixup(plan: MixupPlan, x: Any) -> jax.Array:
     Reference:
       Zhang et al., arXiv:1710.09412, eq. 1.
     """
-    x = jnp.asarray(x)
+    x = _numbers(x, "x")
     if x.ndim == 0 or x.shape[0] != plan.lam.shape[0]:
         raise ValueError(
             f"x: expected {plan.lam.shape[0]} examples on the leading axis, as in the plan, got "
             f"shape {x.shape}; sample a plan for this batch size."
         )
-    return interpolate(plan.lam, x, x[plan.partner])
+    partner = _checks.class_labels(plan.partner, plan.lam.shape, x.shape[0], name="plan.partner")
+    return interpolate(plan.lam, x, x[partner])
+
+
+def _numbers(x: Any, name: str) -> jax.Array:
+    x = _checks.array(x, name)
+    return x if x.dtype == jnp.bool_ else _checks.real(x, name)

@@ -42,7 +42,9 @@ def entropy(probs: Any) -> jax.Array:
     """
     p = _probabilities(probs, "probs")
     safe = jnp.where(p < jnp.finfo(p.dtype).tiny, 1, p)
-    return jnp.abs(jnp.sum(safe * jnp.log(safe), -1))
+    value = jnp.sum(safe * -jnp.log(safe), -1)
+    # Not below 0 where rounding made p larger than 1; the derivative stays.
+    return value - jax.lax.stop_gradient(jnp.minimum(value, 0))
 
 
 def kl_divergence(p: Any, q: Any) -> jax.Array:
@@ -135,6 +137,7 @@ def nonlinearity(probs_i: Any, probs_j: Any, probs_mix: Any, lam: Any) -> jax.Ar
     """
     p_i, p_j = _probabilities(probs_i, "probs_i"), _probabilities(probs_j, "probs_j")
     p_mix = _probabilities(probs_mix, "probs_mix")
+    _checks.same_shape(p_i, p_j, ("probs_i", "probs_j"))
     _checks.same_shape(p_i, p_mix, ("probs_i", "probs_mix"))
     return _kl(mixup.interpolate(lam, p_i, p_j), p_mix)
 
@@ -168,10 +171,9 @@ def pair_mass(probs_mix: Any, labels_i: Any, labels_j: Any) -> jax.Array:
       Medina et al., arXiv:2606.12171 (confusion of a teacher on mixed inputs).
     """
     p = _probabilities(probs_mix, "probs_mix")
-    classes = jnp.arange(p.shape[-1])
     labels_i = _checks.class_labels(labels_i, p.shape[:-1], p.shape[-1], "labels_i")
     labels_j = _checks.class_labels(labels_j, p.shape[:-1], p.shape[-1], "labels_j")
-    mixed = (labels_i[..., None] == classes) | (labels_j[..., None] == classes)
+    mixed = _checks.one_hot(labels_i, p.shape[-1]) | _checks.one_hot(labels_j, p.shape[-1])
     return jnp.sum(jnp.where(mixed, p, 0), -1)
 
 

@@ -50,6 +50,10 @@ class CalibrationBins:
             )
         return jax.tree.map(jnp.add, self, other)
 
+    def __radd__(self, other: Any) -> CalibrationBins:
+        """Lets `sum` begin with its 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
 
 def bin_index(probs: jax.Array, num_bins: int) -> jax.Array:
     """Returns the index of the bin that holds each probability.
@@ -57,8 +61,10 @@ def bin_index(probs: jax.Array, num_bins: int) -> jax.Array:
     Bins are equal-width on [0, 1], with edges k / num_bins rounded to the dtype of
     `probs`; each holds its left edge, and the last one holds 1.
     """
-    edges = jnp.asarray((np.arange(1, num_bins) / num_bins).astype(probs.dtype))
-    return jnp.searchsorted(edges, probs, side="right")
+    edges = (np.arange(1, num_bins) / num_bins).astype(probs.dtype)
+    edges = jnp.asarray(edges.reshape((1,) * probs.ndim + (-1,)))
+    # Several times faster than a search, and an example stays on its device.
+    return jnp.sum(probs[..., None] >= edges, -1, dtype=jnp.int32)
 
 
 def probabilities(probs: Any, where: Any = None) -> jax.Array:
@@ -111,12 +117,9 @@ def calibration_bins(
     if where is not None:
         where = _checks.mask(where, np.shape(probs)[:-1])
     p = probabilities(probs, where)
-    visible_labels = labels
-    if where is not None and _checks.visible(labels, where):
-        visible_labels = np.where(np.asarray(where), np.asarray(labels), 0)
-    labels = _checks.class_labels(visible_labels, p.shape[:-1], p.shape[-1])
+    labels = _checks.class_labels(labels, p.shape[:-1], p.shape[-1], where=where)
     top = jnp.max(p, -1)
-    hit = bin_index(top, num_bins)[..., None] == jnp.arange(num_bins)
+    hit = _checks.one_hot(bin_index(top, num_bins), num_bins)
     if where is not None:
         hit &= where[..., None]
     examples = tuple(range(hit.ndim - 1))
@@ -149,7 +152,8 @@ def expected_calibration_error(bins: CalibrationBins) -> jax.Array:
     Reference:
       Guo et al., arXiv:1706.04599, eq. 3.
     """
-    return jnp.sum(jnp.abs(bins.correct - bins.confidence)) / jnp.sum(bins.count)
+    count, gap = _counts_and_gaps(bins)
+    return jnp.sum(jnp.abs(gap)) / jnp.sum(count)
 
 
 def maximum_calibration_error(bins: CalibrationBins) -> jax.Array:
@@ -172,8 +176,9 @@ def maximum_calibration_error(bins: CalibrationBins) -> jax.Array:
     Reference:
       Guo et al., arXiv:1706.04599, eq. 5.
     """
-    gap = jnp.abs(bins.correct - bins.confidence) / jnp.maximum(bins.count, 1)
-    return jnp.where(jnp.any(bins.count > 0), jnp.max(gap), jnp.nan)
+    count, gap = _counts_and_gaps(bins)
+    worst = jnp.max(jnp.abs(gap) / jnp.maximum(count, 1))
+    return jnp.where(jnp.any(count > 0), worst, jnp.nan)
 
 
 def overconfidence(bins: CalibrationBins) -> jax.Array:
@@ -195,7 +200,8 @@ def overconfidence(bins: CalibrationBins) -> jax.Array:
     Reference:
       Medina et al., arXiv:2606.12171 (confidence minus accuracy).
     """
-    return jnp.sum(bins.confidence - bins.correct) / jnp.sum(bins.count)
+    count, gap = _counts_and_gaps(bins)
+    return jnp.sum(gap) / jnp.sum(count)
 
 
 def overconfidence_error(bins: CalibrationBins) -> jax.Array:
@@ -219,6 +225,18 @@ def overconfidence_error(bins: CalibrationBins) -> jax.Array:
       Thulasidasan et al., On Mixup Training, NeurIPS 2019, arXiv:1905.11001,
       section 3.1.
     """
-    confidence = bins.confidence / jnp.maximum(bins.count, 1)
-    excess = jnp.maximum(bins.confidence - bins.correct, 0)
-    return jnp.sum(confidence * excess) / jnp.sum(bins.count)
+    count, gap = _counts_and_gaps(bins)
+    confidence = bins.confidence / jnp.maximum(count, 1)
+    return jnp.sum(confidence * jnp.maximum(gap, 0)) / jnp.sum(count)
+
+
+def _counts_and_gaps(bins: CalibrationBins) -> tuple[jax.Array, jax.Array]:
+    """Returns the count of each bin and its sum of confidence minus that of right answers."""
+    if not isinstance(bins, CalibrationBins):
+        raise TypeError(
+            f"bins: expected CalibrationBins, got {type(bins).__name__}; make them of "
+            "probabilities and labels by calibration_bins."
+        )
+    confidence = jnp.asarray(bins.confidence)
+    count, correct = (jnp.asarray(x).astype(confidence.dtype) for x in (bins.count, bins.correct))
+    return count, confidence - correct

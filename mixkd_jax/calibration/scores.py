@@ -42,7 +42,7 @@ def brier_score(probs: Any, labels: Any) -> jax.Array:
     _checks.class_axis(p, -1, "probs")
     _checks.probabilities(probs, "probs")
     labels = _checks.class_labels(labels, p.shape[:-1], p.shape[-1])
-    own = labels[..., None] == jnp.arange(p.shape[-1])
+    own = _checks.one_hot(labels, p.shape[-1]).astype(p.dtype)
     score = jnp.sum((p - own) ** 2, -1)
     return jnp.where((labels >= 0) & (labels < p.shape[-1]), score, jnp.nan)
 

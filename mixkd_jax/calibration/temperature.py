@@ -23,15 +23,16 @@ def fit_temperature(logits: Any, labels: Any) -> jax.Array:
     Newton's method on log T, kept inside a bracket by bisection. The NLL is convex
     in 1/T, so the minimum is unique. It may lie at infinity: the NLL of labels
     that are all classified right falls all the way to T = 0, that of labels worse
-    than chance to T = ∞. T is therefore searched between 1e-4 and 1e4 times the
-    mean, over examples, of the largest minus the smallest logit, and such data
-    give that bound. If all logits of every example are equal, T is 1.
+    than chance to T = ∞. T is therefore searched between 1e-4 and 1e4 times a
+    typical gap, and such data give that bound: the geometric mean, over examples,
+    of the largest logit minus the next smaller one. If all logits of every example
+    are equal, T is 1.
 
-    Works under `jit` and `vmap`; derivatives in the logits are those of the
-    minimum (implicit function theorem), and 0 at a bound.
+    Works under `jit` and `vmap`; derivatives in the logits, of any order, are those
+    of the minimum (implicit function theorem), and 0 at a bound.
 
     Args:
-      logits: f[..., C]; -inf removes a class.
+      logits: f[..., C]; -inf removes a class, and so in effect does -1e9.
       labels: i[...], class indices. Use data that was not trained on.
 
     Returns:
@@ -60,23 +61,35 @@ def fit_temperature(logits: Any, labels: Any) -> jax.Array:
         raise ValueError(f"logits: expected at least one example, got shape {z.shape}.")
     z, labels = z.reshape(-1, z.shape[-1]), labels.reshape(-1)
     z = z - jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True))
-    widest = -jnp.min(jnp.where(z == -jnp.inf, 0, z), -1)
-    scale = jax.lax.stop_gradient(jnp.mean(widest))
-    flat = scale == 0
-    unit = z / jnp.where(flat, 1, scale)
-    x = _minimise(jax.lax.stop_gradient(unit), labels, jnp.log(jnp.where(flat, 1, scale)))
-    # One more Newton step, with the logits' derivative: that of the minimum.
-    slope, curvature = _slope(unit, labels, x)
-    inside = (jnp.abs(x) < _BOUND) & (curvature > 0)
-    step = slope / jax.lax.stop_gradient(jnp.where(inside, curvature, 1))
-    x = jnp.clip(x - jnp.where(inside, step, 0), -_BOUND, _BOUND)
-    return jnp.where(flat, 1, scale * jnp.exp(-x))
+    scale = _typical_gap(jax.lax.stop_gradient(z))
+    unit = z / scale
+    x = jax.lax.custom_root(
+        lambda x: _slope(unit, labels, x)[0],
+        jnp.log(scale),
+        lambda _, start: _minimise(jax.lax.stop_gradient(unit), labels, start),
+        _divide,
+    )
+    return jnp.where(jnp.all(z == 0), 1, scale * jnp.exp(-x))
+
+
+def _typical_gap(z: jax.Array) -> jax.Array:
+    """Returns the geometric mean of each row's smallest positive distance to its largest, 0."""
+    gap = jnp.min(jnp.where((z < 0) & (z > -jnp.inf), -z, jnp.inf), -1)
+    has = gap < jnp.inf
+    logs = jnp.where(has, jnp.log(jnp.where(has, gap, 1)), 0)
+    return jnp.exp(jnp.sum(logs) / jnp.maximum(jnp.sum(has, dtype=z.dtype), 1))
+
+
+def _divide(slope: Any, y: jax.Array) -> jax.Array:
+    """Solves slope(x) = y, slope being linear; at a bound, where the curvature is 0, gives 0."""
+    curvature = slope(jnp.ones_like(y))
+    return jnp.where(curvature > 0, y / jnp.where(curvature > 0, curvature, 1), 0)
 
 
 def _slope(u: jax.Array, labels: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns first and second derivative of the mean NLL of exp(x) · u in x."""
     beta = jnp.exp(x)
-    u = jnp.where(u == -jnp.inf, jnp.finfo(u.dtype).min / 1e12, u)
+    u = jnp.maximum(u, jnp.finfo(u.dtype).min / 1e12)  # 0 · inf is NaN
     p = jax.nn.softmax(beta * u)
     own = jnp.take_along_axis(u, labels[:, None], -1)
     gap = jnp.sum(p * (u - own), -1)

@@ -46,6 +46,7 @@ def kl(student: jax.Array, teacher: jax.Array, largest: float | None = None) -> 
     return _kl_terms(student, teacher, largest)[0]
 
 
+@functools.partial(jax.jit, static_argnums=2, inline=True)  # or -inf - -inf is seen by debug_nans
 def _kl_terms(student: jax.Array, teacher: jax.Array, largest: float | None) -> Any:
     """Returns the KL, both softmaxes, and log p_s - log p_t (0 where p_t is 0)."""
     e_s, sum_s, m_s = shift_exp(student, largest)

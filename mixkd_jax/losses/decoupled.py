@@ -56,9 +56,9 @@ def decoupled_kl(
     """
     student, teacher = _checks.logit_pair(student_logits, teacher_logits)
     labels = _checks.class_labels(labels, student.shape[:-1], student.shape[-1])
-    _checks.number(temperature, "temperature", above=0)
-    _checks.number(target_weight, "target_weight", least=0)
-    _checks.number(nontarget_weight, "nontarget_weight", least=0)
+    temperature = _checks.scalar(temperature, "temperature", student, above=0)
+    target_weight = _checks.scalar(target_weight, "target_weight", student, least=0)
+    nontarget_weight = _checks.scalar(nontarget_weight, "nontarget_weight", student, least=0)
     student, teacher = student / temperature, teacher / temperature
     target = _labels.binary_kl(_labels.log_odds(student, labels), _labels.log_odds(teacher, labels))
     nontarget = _softmax.kl(

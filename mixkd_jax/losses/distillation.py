@@ -30,7 +30,7 @@ def distillation_kl(
     The loss has a gradient in the teacher too; use `jax.lax.stop_gradient` if the
     teacher's logits depend on what is trained. A logit of -inf in both removes
     its class. One in the student alone makes the loss infinite if the teacher
-    gives that class any probability, as it must; the gradient stays finite.
+    gives that class any probability, as it must; the student's gradient stays finite.
 
     Args:
       student_logits: f[..., C].
@@ -69,7 +69,7 @@ def distillation_kl(
     student, teacher = jnp.moveaxis(student, axis, -1), jnp.moveaxis(teacher, axis, -1)
     if isinstance(temperature, str):
         return _standardized_kl(student, teacher, temperature)
-    _checks.number(temperature, "temperature", above=0)
+    temperature = _checks.scalar(temperature, "temperature", student, above=0)
     return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
 
 
@@ -119,7 +119,7 @@ def logit_standardization_kl(
     # The mean in the z-score shifts a whole row, which no softmax sees.
     student = _softmax.standardize(student, 1e-7, ddof)
     teacher = _softmax.standardize(teacher, 1e-7, ddof)
-    _checks.number(temperature, "temperature", above=0)
+    temperature = _checks.scalar(temperature, "temperature", student, above=0)
     return temperature**2 * _softmax.kl(student / temperature, teacher / temperature, 0.0)
 
 
@@ -158,7 +158,7 @@ def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
     """
     z = _checks.floating(logits, "logits")
     z = jnp.moveaxis(z, _checks.class_axis(z, axis, "logits"), -1)
-    if jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
+    if jnp.issubdtype(_checks.array(labels, "labels").dtype, jnp.integer):
         labels = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
         return _labels.nan_unless_label(_labels.index_loss(z, labels), labels, z.shape[-1])
     y = _checks.floating(labels, "labels")
@@ -212,10 +212,10 @@ def distillation_loss(
     Reference:
       Medina et al., Beyond Dark Knowledge, arXiv:2606.12171.
     """
-    _checks.number(kd_weight, "kd_weight", least=0)
-    _checks.number(ce_weight, "ce_weight", least=0)
     # Once for both terms: their gradients then meet in float32, not in float16.
     student_logits = _checks.floating(student_logits, "student_logits")
+    kd_scale = _checks.scalar(kd_weight, "kd_weight", student_logits, least=0)
+    ce_scale = _checks.scalar(ce_weight, "ce_weight", student_logits, least=0)
     kd = distillation_kl(student_logits, teacher_logits, temperature=temperature)
     if labels is not None:
         ce = cross_entropy(student_logits, labels)
@@ -226,9 +226,9 @@ def distillation_loss(
             f"labels: expected labels for ce_weight={ce_weight}, got None; pass labels, or the "
             "Python number 0 as ce_weight."
         )
-    return _weighted(kd_weight, kd) + _weighted(ce_weight, ce), {"kd": kd, "ce": ce}
+    return _weighted(kd_scale, kd) + _weighted(ce_scale, ce), {"kd": kd, "ce": ce}
 
 
-def _weighted(weight: Any, value: jax.Array) -> jax.Array:
+def _weighted(weight: jax.Array, value: jax.Array) -> jax.Array:
     # 0 · inf is NaN: a term that is switched off must not poison the other.
-    return jnp.where(jnp.asarray(weight) == 0, 0, weight * value)
+    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)

@@ -47,7 +47,9 @@ def sample_confidence_kl(
       Sun et al., Knowledge Distillation with Refined Logits, arXiv:2408.07703,
       "sample confidence distillation"; T² as in its code.
     """
-    student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
+    student, teacher, labels, temperature = _prepare(
+        student_logits, teacher_logits, labels, temperature
+    )
     loss = temperature**2 * _labels.binary_kl(
         _labels.log_odds(student / temperature, labels),
         _labels.top_odds(teacher / temperature),
@@ -89,7 +91,9 @@ def masked_correlation_kl(
       Sun et al., Knowledge Distillation with Refined Logits, arXiv:2408.07703,
       "masked correlation distillation"; T² as in its code.
     """
-    student, teacher, labels = _prepare(student_logits, teacher_logits, labels, temperature)
+    student, teacher, labels, temperature = _prepare(
+        student_logits, teacher_logits, labels, temperature
+    )
     removed = teacher >= _labels.pick(teacher, labels)[..., None]
     loss = temperature**2 * _softmax.kl(
         jnp.where(removed, -jnp.inf, student / temperature),
@@ -100,8 +104,8 @@ def masked_correlation_kl(
 
 def _prepare(
     student_logits: Any, teacher_logits: Any, labels: Any, temperature: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     student, teacher = _checks.logit_pair(student_logits, teacher_logits)
-    _checks.number(temperature, "temperature", above=0)
     labels = _checks.class_labels(labels, student.shape[:-1], student.shape[-1])
-    return student, teacher, labels
+    temperature = _checks.scalar(temperature, "temperature", student, above=0)
+    return student, teacher, labels, temperature

@@ -68,9 +68,9 @@ def relational_loss(
             f"student_logits: expected [batch, classes], got shape {student.shape}; the loss "
             "relates the examples of a batch."
         )
-    _checks.number(temperature, "temperature", above=0)
-    _checks.number(inter_weight, "inter_weight", least=0)
-    _checks.number(intra_weight, "intra_weight", least=0)
+    temperature = _checks.scalar(temperature, "temperature", student, above=0)
+    inter_weight = _checks.scalar(inter_weight, "inter_weight", student, least=0)
+    intra_weight = _checks.scalar(intra_weight, "intra_weight", student, least=0)
     shape = (-1, student.shape[-1])
     p_s = jax.nn.softmax(student.reshape(shape) / temperature)
     p_t = jax.nn.softmax(teacher.reshape(shape) / temperature)
