@@ -5,15 +5,17 @@
 Measures value and gradient (in the student's logits, of the mean over the batch)
 under jit. "plain" is the formula written with optax and jax.nn as one would by
 hand; "torch" the same in PyTorch, where that is installed (an extra of its own:
-see docs/ops.md). Ours and plain take turns, so that what else the machine does
-hits both alike; figures are medians. Memory is what the compiled program needs
-beside its arguments. Needs jax, numpy and optax.
+see docs/ops.md). Ours and plain take turns, so that what else the machine does hits
+both alike. Then ours by itself, and PyTorch by itself: its threads go on spinning, and
+would slow what comes next. Figures are medians. Memory is what the compiled program
+needs beside its arguments. Needs jax, numpy and optax.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import time
@@ -213,15 +215,21 @@ def take_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
     np.testing.assert_allclose(
         list(values.values()), values["ours"], rtol=1e-3, err_msg=str(values)
     )
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    # PyTorch by itself: its idle threads keep spinning and would slow what comes next.
-    for group in (["ours", "plain"], ["torch"] if "torch" in calls else []):
+    groups = [{name: calls[name] for name in ("ours", "plain")}]
+    if "torch" in calls:
+        groups += [{"ours alone": calls["ours"]}, {"torch": calls["torch"]}]
+    times: dict[str, list[float]] = {name: [] for group in groups for name in group}
+    for group in groups:
         for _ in range(rounds):
-            for name in group:
-                start = time.perf_counter()
-                calls[name]()
-                times[name].append(1e3 * (time.perf_counter() - start))
+            for name, call in group.items():
+                times[name].append(_milliseconds(call))
     return {name: statistics.median(t) for name, t in times.items()}
+
+
+def _milliseconds(call: Callable[[], float]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def measure(only: str, rounds: int) -> list[dict[str, Any]]:
@@ -229,7 +237,8 @@ def measure(only: str, rounds: int) -> list[dict[str, Any]]:
     rows = []
     torch_losses = torch_cases()
     print(
-        f"{'loss':26}{'shape':>14}{'ours ms':>9}{'plain':>8}{'torch':>8}{'ratio':>7}{'memory':>8}"
+        f"{'loss':26}{'shape':>14}{'ours ms':>9}{'plain':>8}{'ratio':>7}{'memory':>8}"
+        f"{'torch':>9}{'ratio':>7}"
     )
     for shape in SHAPES:
         rng = np.random.default_rng(0)
@@ -250,20 +259,22 @@ def measure(only: str, rounds: int) -> list[dict[str, Any]]:
             if name in torch_losses:
                 calls["torch"] = prepare_torch(torch_losses[name], given)
             ms = take_turns(calls, rounds)
+            against_torch = ms.get("ours alone", math.nan) / ms.get("torch", math.nan)
             rows.append(
                 {
                     "loss": name,
                     "shape": list(shape),
                     "ms": {k: round(v, 3) for k, v in ms.items()},
                     "time_ratio": round(ms["ours"] / ms["plain"], 3),
+                    "torch_ratio": round(against_torch, 3) if torch_losses else None,
                     "bytes": sizes,
                     "memory_ratio": round(sizes["ours"] / sizes["plain"], 3),
                 }
             )
             print(
                 f"{name:26}{str(shape):>14}{ms['ours']:9.2f}{ms['plain']:8.2f}"
-                f"{ms.get('torch', float('nan')):8.2f}{ms['ours'] / ms['plain']:7.2f}"
-                f"{rows[-1]['memory_ratio']:8.2f}",
+                f"{ms['ours'] / ms['plain']:7.2f}{rows[-1]['memory_ratio']:8.2f}"
+                f"{ms.get('torch', math.nan):9.2f}{against_torch:7.2f}",
                 flush=True,
             )
     return rows
