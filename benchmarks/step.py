@@ -1,11 +1,18 @@
-"""Time of the whole distillation step against its networks' own compute.
+r"""Time of the whole distillation step against its networks' own compute.
 
     python benchmarks/step.py --out=step.json
 
 A is the step that training runs: gather, crop, flip and mix a batch, ask the teacher, the loss,
 the student's gradient, the optimizer and the metrics. B is the teacher's forward pass and the
 student's forward and backward pass on a batch that is ready. Both are compiled, and timed in turn
-in one process; the ratio is the median of A over B, pair by pair.
+in one process; the ratio is the median of A over B, pair by pair. The paper's setting, on a GPU
+(with --peak-tflops of its kind, the share of that peak is told too):
+
+    python benchmarks/step.py --teacher=convnext_large --student=resnet50 --image-size=224 \
+        --batch-size=200 --num-examples=2000 --dtype=bfloat16 --peak-tflops=989
+
+Work is counted by hand, as two operations for each multiplication and addition of the matrix
+products and convolutions, once for the teacher and three times for the student; and by XLA, of B.
 """
 
 from __future__ import annotations
@@ -14,8 +21,10 @@ import argparse
 import datetime
 import functools
 import json
+import math
 import platform
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,15 +63,22 @@ def main() -> None:
     image_shape = split.image_shape
     teacher_variables = jax.jit(functools.partial(teacher.init, image_shape=image_shape))(key)
     step = fused(recipe, split, teacher_variables, key)
-    bare = networks(teacher, recipe, teacher_variables, image_shape, key)
+    bare, xla_flops = networks(teacher, recipe, teacher_variables, image_shape, key)
+    flops = 2 * (
+        multiply_adds(teacher, image_shape) + 3 * multiply_adds(recipe.student, image_shape)
+    )
     rows = alternate(step, bare, options.repeats)
-    found = summary(rows, options)
+    found = summary(rows, flops, xla_flops / options.batch_size, options)
     print(
         f"fused step        {found['step_ms']:9.1f} ms  "
         f"{found['images_per_second']:9.0f} images/s\n"
         f"networks alone    {found['networks_ms']:9.1f} ms\n"
         f"ratio             {found['ratio']:9.3f}     (quartiles {found['ratio_quartiles'][0]:.3f}"
-        f" to {found['ratio_quartiles'][1]:.3f}, {options.repeats} pairs)"
+        f" to {found['ratio_quartiles'][1]:.3f}, {options.repeats} pairs)\n"
+        f"work              {found['gflop_per_image']:9.2f} GFLOP an image by hand, "
+        f"{found['xla_gflop_per_image']:.2f} by XLA\n"
+        f"                  {found['tflops']:9.2f} TFLOP/s"
+        + (f", {found['share_of_peak']:.1%} of the peak" if options.peak_tflops else "")
     )
     if options.out:
         with open(options.out, "w") as file:
@@ -80,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-classes", type=int, default=100)
     parser.add_argument("--num-examples", type=int, default=50_000, help="on the device")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--peak-tflops", type=float, help="of the device, for --dtype")
     parser.add_argument("--repeats", type=int, default=25, help="pairs that are timed")
     parser.add_argument("--out", help="JSON file to write")
     return parser.parse_args()
@@ -125,7 +142,7 @@ def fused(recipe: Recipe, split: OnDevice, teacher_variables, key):
 
 
 def networks(teacher: Network, recipe: Recipe, teacher_variables, image_shape, key):
-    """Returns a function that runs the two networks on a ready batch and waits for them."""
+    """Returns a function that runs the two networks on a ready batch, and XLA's count of FLOPs."""
     variables = jax.jit(functools.partial(recipe.student.init, image_shape=image_shape))(key)
     images = jax.random.uniform(key, (recipe.batch_size, *image_shape), maxval=255.0)
 
@@ -141,7 +158,40 @@ def networks(teacher: Network, recipe: Recipe, teacher_variables, image_shape, k
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
-    return lambda: jax.block_until_ready(compute(variables, teacher_variables, images))
+    compiled = compute.lower(variables, teacher_variables, images).compile()
+    costs: Any = compiled.cost_analysis()
+    call = functools.partial(compiled, variables, teacher_variables, images)
+    return lambda: jax.block_until_ready(call()), costs["flops"]
+
+
+def multiply_adds(network: Network, image_shape: tuple[int, int, int]) -> int:
+    """Counts those of a forward pass on one image, in matrix products and convolutions alone."""
+    key = jax.eval_shape(jax.random.key, 0)
+    variables = jax.eval_shape(functools.partial(network.init, image_shape=image_shape), key)
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return _multiply_adds(jax.make_jaxpr(network.logits)(variables, image).jaxpr)
+
+
+def _multiply_adds(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        out, parameters = equation.outvars[0].aval.shape, equation.params
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += math.prod(out) * math.prod(left[axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            channels = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            total += math.prod(out) * math.prod(kernel) // channels
+        for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                total += _multiply_adds(getattr(inner, "jaxpr", inner))
+    return total
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
 
 
 def alternate(step, bare, repeats: int) -> np.ndarray:
@@ -156,9 +206,10 @@ def alternate(step, bare, repeats: int) -> np.ndarray:
     return np.array(rows[2:])
 
 
-def summary(rows: np.ndarray, options: argparse.Namespace) -> dict:
-    """Returns medians and what they were measured on."""
+def summary(rows: np.ndarray, flops: float, xla_flops: float, options: argparse.Namespace) -> dict:
+    """Returns medians, the work on an image, and what they were measured on."""
     step, bare = np.median(rows, axis=0)
+    tflops = 1e-12 * flops * options.batch_size / step
     ratio = rows[:, 0] / rows[:, 1]
     return {
         "step_ms": 1e3 * step,
@@ -166,6 +217,10 @@ def summary(rows: np.ndarray, options: argparse.Namespace) -> dict:
         "ratio": float(np.median(ratio)),
         "ratio_quartiles": np.quantile(ratio, [0.25, 0.75]).tolist(),
         "images_per_second": options.batch_size / step,
+        "gflop_per_image": 1e-9 * flops,
+        "xla_gflop_per_image": 1e-9 * xla_flops,
+        "tflops": tflops,
+        "share_of_peak": tflops / options.peak_tflops if options.peak_tflops else None,
         "options": {name: value for name, value in vars(options).items() if name != "out"},
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "jax": jax.__version__,
