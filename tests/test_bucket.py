@@ -16,7 +16,7 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.evaluation import compare
 from mixkd_jax.training.preemption import Stopped
 
-VALUES = {"seeds": (0,), "analysis__pairs": 8}
+VALUES = {"seeds": (0,), "analysis__pairs": 8, "analysis__corrupted_images": 0}
 DOWNLOAD = objects.download
 
 

@@ -30,7 +30,8 @@ def test_the_paper_trains_at_224_pixels(monkeypatch, tmp_path):
     """From a teacher's file, which is random here, through both stages to the report."""
     asked = []
 
-    def load_keras(path, model, image_shape):
+    def load_keras(path, model, image_shape, *, host):
+        assert host
         asked.append((path, image_shape))
         images = np.zeros((1, *image_shape), np.float32)
         return jax.jit(model.init)(jax.random.key(0), images)

@@ -348,7 +348,11 @@ def test_a_run_with_a_split_teacher_has_the_same_results(tmp_path):
     found = {}
     for how in ("replicated", "sharded"):
         values = small.values(
-            teacher_parameters=how, arms=("mixkd",), seeds=(0,), analysis__pairs=8
+            teacher_parameters=how,
+            arms=("mixkd",),
+            seeds=(0,),
+            analysis__pairs=8,
+            analysis__corrupted_images=0,
         )
         experiment.run(values, tmp_path / how, dataset=small.dataset())
         found[how] = {
