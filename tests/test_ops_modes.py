@@ -87,8 +87,10 @@ def test_no_nan_is_made_on_the_way(name):
         ALL[name](*_given())
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
-@pytest.mark.parametrize("classes", [128, 200, 256, 300])
+@pytest.mark.parametrize(
+    ("dtype", "classes"),
+    [(np.int8, 128), (np.int8, 200), (np.uint8, 256), (np.uint8, 300), (np.uint32, 300)],
+)
 def test_labels_of_few_bits(dtype, classes):
     s, t, _ = draw(classes, 4, classes)
     y = np.array([0, 1, 50, 127])
@@ -268,11 +270,12 @@ def test_a_traced_alpha_below_zero_is_seen():
     assert np.isnan(plan.lam).all()
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if "soft" not in name])
-def test_removed_classes_make_no_nan_on_the_way(name):
+def test_removed_classes_make_no_nan_on_the_way():
     s, t = (np.concatenate([z, np.full((B, 1), -np.inf, np.float32)], 1) for z in (S, T))
-    want = LOSSES[name][0](s, t, Y)
+    names = [name for name in LOSSES if "soft" not in name]  # labels have no removed class
+    want = {name: LOSSES[name][0](s, t, Y) for name in names}
     jax.clear_caches()  # what is cached is not looked at
     with jax.debug_nans(True):
-        _same(LOSSES[name][0](s, t, Y), want)
-        jax.grad(lambda s: LOSSES[name][0](s, t, Y).sum())(s)
+        for name in names:
+            _same(LOSSES[name][0](s, t, Y), want[name])
+            jax.grad(lambda s, name=name: LOSSES[name][0](s, t, Y).sum())(s)
