@@ -39,7 +39,7 @@ def test_the_paper_trains_at_224_pixels(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "load_keras", load_keras)
     one = sharding.data_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "data_mesh", lambda: one)
-    values = cifar.get_config("paper,teacher=convnext_tiny,student=mobilenet_v2")
+    values = cifar.get_config("paper,teacher=convnext_tiny,student=resnet18")
     values.arms = ("mixkd",)
     values.analysis.pairs = values.analysis.corrupted_images = 0
     values.evaluation.batch_size = 8
