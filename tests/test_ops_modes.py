@@ -163,6 +163,14 @@ def test_a_weight_that_is_learned_from_zero_has_a_gradient():
     assert np.isinf(parts["kd"]) and loss == parts["ce"]
 
 
+def test_examples_without_a_label_can_be_distilled_on():
+    """Under jit a label of -1 makes the cross entropy NaN; weight 0 switches it off."""
+    labels = np.where(MASK, Y, -1)
+    loss, parts = jax.jit(lambda y, w: losses.distillation_loss(S, T, y, ce_weight=w))(labels, 0.0)
+    np.testing.assert_array_equal(np.isnan(parts["ce"]), ~MASK)
+    np.testing.assert_array_equal(loss, parts["kd"])
+
+
 @pytest.mark.parametrize("name", ["std", "lskd"])
 def test_gradients_of_constant_float16_rows_are_finite(name):
     options = {"std": {"temperature": "std"}, "lskd": {}}[name]
@@ -228,6 +236,14 @@ def test_entropy_falls_where_a_class_is_certain():
         p = np.array(row, np.float32)
         assert vicinal.entropy(p) == 0
         np.testing.assert_allclose(jax.grad(vicinal.entropy)(p), [-1, 0, 0], rtol=1e-6)
+
+
+def test_float64_sums_of_many_examples_keep_their_difference():
+    """As evaluations add them up on the host; in float32 the two would be one number."""
+    count, correct = np.array([5e7, 0.0]), np.array([4e7, 0.0])
+    bins = calibration.CalibrationBins(count, correct + [0.25, 0.0], correct)  # pyright: ignore
+    for error in _errors(bins)[:3]:
+        np.testing.assert_allclose(error, 0.25 / 5e7, rtol=1e-6)
 
 
 def test_bins_of_a_list_are_summed():

@@ -152,8 +152,8 @@ def expected_calibration_error(bins: CalibrationBins) -> jax.Array:
     Reference:
       Guo et al., arXiv:1706.04599, eq. 3.
     """
-    count, gap = _counts_and_gaps(bins)
-    return jnp.sum(jnp.abs(gap)) / jnp.sum(count)
+    gap, total = _gaps_and_total(bins)
+    return jnp.sum(jnp.abs(gap)) / total
 
 
 def maximum_calibration_error(bins: CalibrationBins) -> jax.Array:
@@ -176,9 +176,9 @@ def maximum_calibration_error(bins: CalibrationBins) -> jax.Array:
     Reference:
       Guo et al., arXiv:1706.04599, eq. 5.
     """
-    count, gap = _counts_and_gaps(bins)
-    worst = jnp.max(jnp.abs(gap) / jnp.maximum(count, 1))
-    return jnp.where(jnp.any(count > 0), worst, jnp.nan)
+    gap, total = _gaps_and_total(bins)
+    worst = jnp.max(jnp.abs(gap) / _at_least_one(bins.count, gap))
+    return jnp.where(total > 0, worst, jnp.nan)
 
 
 def overconfidence(bins: CalibrationBins) -> jax.Array:
@@ -200,8 +200,8 @@ def overconfidence(bins: CalibrationBins) -> jax.Array:
     Reference:
       Medina et al., arXiv:2606.12171 (confidence minus accuracy).
     """
-    count, gap = _counts_and_gaps(bins)
-    return jnp.sum(gap) / jnp.sum(count)
+    gap, total = _gaps_and_total(bins)
+    return jnp.sum(gap) / total
 
 
 def overconfidence_error(bins: CalibrationBins) -> jax.Array:
@@ -225,18 +225,22 @@ def overconfidence_error(bins: CalibrationBins) -> jax.Array:
       Thulasidasan et al., On Mixup Training, NeurIPS 2019, arXiv:1905.11001,
       section 3.1.
     """
-    count, gap = _counts_and_gaps(bins)
-    confidence = bins.confidence / jnp.maximum(count, 1)
-    return jnp.sum(confidence * jnp.maximum(gap, 0)) / jnp.sum(count)
+    gap, total = _gaps_and_total(bins)
+    confidence = jnp.asarray(bins.confidence) / _at_least_one(bins.count, gap)
+    return jnp.sum(confidence * jnp.maximum(gap, 0)) / total
 
 
-def _counts_and_gaps(bins: CalibrationBins) -> tuple[jax.Array, jax.Array]:
-    """Returns the count of each bin and its sum of confidence minus that of right answers."""
+def _gaps_and_total(bins: CalibrationBins) -> tuple[jax.Array, jax.Array]:
+    """Returns each bin's sum of confidence minus its right answers, and the number of examples."""
     if not isinstance(bins, CalibrationBins):
         raise TypeError(
             f"bins: expected CalibrationBins, got {type(bins).__name__}; make them of "
             "probabilities and labels by calibration_bins."
         )
-    confidence = jnp.asarray(bins.confidence)
-    count, correct = (jnp.asarray(x).astype(confidence.dtype) for x in (bins.count, bins.correct))
-    return count, confidence - correct
+    # NumPy's float64 sums are subtracted as such: of many examples float32 keeps no difference.
+    gap = jnp.asarray(bins.confidence - bins.correct.astype(bins.confidence.dtype))
+    return gap, jnp.sum(bins.count).astype(gap.dtype)
+
+
+def _at_least_one(count: Any, like: jax.Array) -> jax.Array:
+    return jnp.maximum(jnp.asarray(count).astype(like.dtype), 1)

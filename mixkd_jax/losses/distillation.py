@@ -231,4 +231,4 @@ def distillation_loss(
 
 def _weighted(weight: jax.Array, value: jax.Array) -> jax.Array:
     # 0 · inf is NaN: a term that is switched off must not poison the other.
-    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
+    return weight * jnp.where((weight == 0) & ~jnp.isfinite(value), 0, value)
