@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mixkd_jax.evaluation.metrics import METRICS
-from mixkd_jax.evaluation.run_folder import RunFolder
+from mixkd_jax.report.metrics import METRICS
+from mixkd_jax.report.run_folder import RunFolder
 
 LEVEL = 0.95
 

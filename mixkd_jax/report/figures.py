@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mixkd_jax.evaluation.run_folder import STANDARD_ARMS
+from mixkd_jax.report.run_folder import STANDARD_ARMS
 from mixkd_jax.files import write_bytes
 
 # Axes, text and the teacher are drawn in this colour; a page replaces it by its own text colour.

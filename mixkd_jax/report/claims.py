@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from mixkd_jax.evaluation import comparison
-from mixkd_jax.evaluation.run_folder import RunFolder
+from mixkd_jax.report import comparison
+from mixkd_jax.report.run_folder import RunFolder
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable here"
 _NORMAL = 1.96  # of an interval over pairs, of which there are many

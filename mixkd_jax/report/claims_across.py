@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from mixkd_jax.evaluation import claims
-from mixkd_jax.evaluation.comparison import at
-from mixkd_jax.evaluation.run_folder import RunFolder
+from mixkd_jax.report import claims
+from mixkd_jax.report.comparison import at
+from mixkd_jax.report.run_folder import RunFolder
 
 TEMPERATURE = "loss.temperature"
 _FEWEST_TEACHERS = 4

@@ -10,8 +10,8 @@ import markupsafe
 from etils import epath
 from matplotlib.figure import Figure
 
-from mixkd_jax.evaluation import analysis_figures, figures, results, tables
-from mixkd_jax.evaluation.run_folder import RunFolder, read, split_run
+from mixkd_jax.report import analysis_figures, figures, results, tables
+from mixkd_jax.report.run_folder import RunFolder, read, split_run
 from mixkd_jax.files import write_text
 
 ARM_MEANINGS = {
@@ -88,7 +88,7 @@ def _page(
 def page(template: str, **values: Any) -> str:
     """Fills a template of this package."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mixkd_jax.evaluation", ""),
+        loader=jinja2.PackageLoader("mixkd_jax.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -12,9 +12,9 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from mixkd_jax.config import ConfigError
-from mixkd_jax.evaluation import claims, claims_across, comparison, figures, report, results, tables
-from mixkd_jax.evaluation.report import Panel
-from mixkd_jax.evaluation.run_folder import RunFolder, read
+from mixkd_jax.report import claims, claims_across, comparison, figures, report, results, tables
+from mixkd_jax.report.report import Panel
+from mixkd_jax.report.run_folder import RunFolder, read
 from mixkd_jax.files import absolute, write_text
 
 # Labels of neighbouring points go to different sides.

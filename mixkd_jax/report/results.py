@@ -10,9 +10,9 @@ import numpy as np
 import tabulate
 from etils import epath
 
-from mixkd_jax.evaluation import claims, comparison
-from mixkd_jax.evaluation.metrics import METRICS
-from mixkd_jax.evaluation.run_folder import RunFolder, read
+from mixkd_jax.report import claims, comparison
+from mixkd_jax.report.metrics import METRICS
+from mixkd_jax.report.run_folder import RunFolder, read
 from mixkd_jax.files import write_json
 
 BASELINE = "ce"

@@ -11,10 +11,10 @@ from typing import Any
 import tabulate
 from etils import epath
 
-from mixkd_jax.evaluation import comparison, results
-from mixkd_jax.evaluation.comparison import at
-from mixkd_jax.evaluation.metrics import METRICS
-from mixkd_jax.evaluation.run_folder import RunFolder, split_run
+from mixkd_jax.report import comparison, results
+from mixkd_jax.report.comparison import at
+from mixkd_jax.report.metrics import METRICS
+from mixkd_jax.report.run_folder import RunFolder, split_run
 from mixkd_jax.files import write_text
 
 _PEAK = ("splits", "test", "mixed", "all", "peak")

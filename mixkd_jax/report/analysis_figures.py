@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mixkd_jax.evaluation.comparison import at, interval
-from mixkd_jax.evaluation.figures import INK, STYLE, arm_styles, legend
+from mixkd_jax.report.comparison import at, interval
+from mixkd_jax.report.figures import INK, STYLE, arm_styles, legend
 
 # Analyses of one arm's seeds, or of the teacher alone.
 Analyses = Mapping[str, Sequence[Mapping[str, Any]]]
