@@ -3,7 +3,7 @@
     python run.py --config=configs/digits.py
     python run.py --mode=compare --runs=runs/a,runs/b
 
-Every field of a config is described in configs/default.py and can be set here, as in
+Every field of a config is described in docs/config.md and can be set here, as in
 --config.student.batch_size=128. The same command with the --workdir of a run that was stopped
 continues it; of a finished one, it writes the report again.
 """
@@ -15,8 +15,9 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from mixkd_jax import cli, experiment, workdir
-from mixkd_jax.evaluation import results
+from mixkd_jax import cli, experiment
+from mixkd_jax.report import results
+from mixkd_jax.run import workdir
 from mixkd_jax.training.preemption import StopRequest
 
 config_flags.DEFINE_config_file("config", None, "Config file, such as configs/digits.py.")
@@ -40,7 +41,7 @@ def main(_: list[str]) -> None:
         cli.join_processes(options.workdir)
     folder = options.workdir or workdir.new_folder()
     if options.mode == "compare":
-        from mixkd_jax.evaluation import compare  # loads matplotlib
+        from mixkd_jax.report import compare  # loads matplotlib
 
         print(f"comparison: {compare.write(options.runs, folder)}")
         return

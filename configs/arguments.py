@@ -3,6 +3,19 @@
 import difflib
 from collections.abc import Collection, Mapping
 
+from ml_collections import ConfigDict
+
+from mixkd_jax import objectives
+
+# Arms that decide the paper's claims C1 to C6 in one run: distillation over the temperature, and
+# from a teacher whose calibration is changed at the same accuracy, each on clean and mixed inputs.
+CLAIMS = (
+    *("ce", "mixup", "kd", "mixkd"),
+    *(f"{base}:temperature={t}" for base in ("kd", "mixkd") for t in (1, 4, 8, "std")),
+    *(f"{base}:teacher_temperature={t}" for base in ("kd", "mixkd") for t in (0.5, 0.7, 1.4, 2)),
+)
+ARMS = {"arms": ("standard", "claims")}  # an argument of all configs that can train so many
+
 
 def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
     """Reads "value,name=value,...", where a value without a name belongs to the name that has it.
@@ -44,3 +57,17 @@ def one_of(name: str, value: str, choices: Collection[str]) -> str:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     what = f"config argument {name}".rstrip()
     raise ValueError(f"{what}: expected one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def apply(config: ConfigDict, given: Mapping[str, str]) -> None:
+    """Sets what the arguments `claims` and `loss=` name, if they are given."""
+    if given.get("arms") == "claims":
+        config.arms = CLAIMS
+    if "loss" in given:
+        name, options = objectives.preset(given["loss"])
+        config.loss.update(name=name, **{k: _as(config.loss, k, v) for k, v in options.items()})
+
+
+def _as(section: ConfigDict, name: str, value: float | str) -> float | str:
+    """Returns an option in the type of its field: what one loss takes words for is text."""
+    return str(value) if section.get_type(name) is str else value

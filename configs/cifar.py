@@ -6,7 +6,7 @@
     python run.py --config=configs/cifar.py:paper,teacher=convnext_large,student=resnet50
 
 Arguments, in any order: the data set (cifar100, cifar10), the recipe, `teacher=`, `student=` and
-`loss=` (configs/losses.py). The recipes:
+`loss=` (mixkd_jax/objectives.py). The recipes:
 
 kd: both models from scratch at 32 pixels, as RepDistiller and mdistiller train them (Tian et al.,
   ICLR 2020, appendix): SGD, 240 epochs, batch 64, learning rate 0.05 divided by 10 at 150, 180
@@ -21,7 +21,9 @@ paper-scratch: the authors' comparison of losses, students from scratch; with lo
 
 from ml_collections import ConfigDict
 
-from configs import arguments, default, losses, paper
+from configs import arguments, paper
+from mixkd_jax import objectives
+from mixkd_jax.config import get_defaults
 
 # Pairs that the literature reports: wrn-40-2 to wrn-16-2 or wrn-40-1, resnet56 to resnet20,
 # resnet110 to resnet32 or resnet20, resnet32x4 to resnet8x4.
@@ -36,21 +38,22 @@ PIXELS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 CHOICES = {
+    **arguments.ARMS,
     "dataset": PIXELS,
     "recipe": ("kd", "paper", "paper-scratch"),
     "teacher": (*MODELS, *paper.TEACHERS),
     "student": (*MODELS, *paper.STUDENTS),
-    "loss": losses.LOSSES,
+    "loss": objectives.preset_names(),
 }
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config for an argument such as "cifar10,student=resnet8"."""
     given = arguments.parse(argument, CHOICES)
-    config = default.get_config()
+    config = get_defaults()
     config.data.name = given.get("dataset", "cifar100")
     config.data.mean, config.data.std = PIXELS[config.data.name]
-    losses.apply(config, given.get("loss", "kl"))
+    arguments.apply(config, given)
     recipe = given.get("recipe", "kd")
     if recipe == "kd":
         _from_scratch(config, given.get("teacher", "wrn-40-2"), given.get("student", "wrn-16-2"))

@@ -1,6 +1,10 @@
 """The default that needs no download: scikit-learn's 8x8 digits, a few minutes on a CPU.
 
     python run.py --config=configs/digits.py
+    python run.py --config=configs/digits.py:claims
+
+The argument `claims` trains the arms that decide all of the paper's claims; `loss=` chooses another
+loss (mixkd_jax/objectives.py).
 
 What is to be seen here: the students must work on noisy images and have 200 of them to learn
 from; the teacher learned from 1,000 clean ones. A student alone becomes too sure of too little.
@@ -11,13 +15,18 @@ which nothing was chosen by.
 
 from ml_collections import ConfigDict
 
-from configs import arguments, default
+from configs import arguments
+from mixkd_jax import objectives
+from mixkd_jax.config import get_defaults
+
+CHOICES = {**arguments.ARMS, "loss": objectives.preset_names()}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the config; it takes no argument."""
-    arguments.parse(argument, {})
-    config = default.get_config()
+    """Returns the config for an argument such as "claims" or "loss=dkd"."""
+    given = arguments.parse(argument, CHOICES)
+    config = get_defaults()
+    arguments.apply(config, given)
     config.data.name = "digits"
     config.data.teacher_examples = 1000
     config.data.student_examples = 200

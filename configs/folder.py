@@ -10,23 +10,30 @@ name a file: --config.teacher.backbone_weights=FILE --config.teacher.pixels=kera
 
 from ml_collections import ConfigDict
 
-from configs import arguments, cifar, default, losses, paper
+from configs import arguments, cifar, paper
+from mixkd_jax import objectives
+from mixkd_jax.config import get_defaults
 
 # The larger ones need images of at least 32 pixels.
 MODELS = (*cifar.MODELS, *paper.STUDENTS, *paper.TEACHERS)
-CHOICES = {"teacher": MODELS, "student": MODELS, "loss": losses.LOSSES}
+CHOICES = {
+    **arguments.ARMS,
+    "teacher": MODELS,
+    "student": MODELS,
+    "loss": objectives.preset_names(),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config for an argument such as "teacher=resnet50,student=resnet18"."""
     given = arguments.parse(argument, CHOICES)
-    config = default.get_config()
+    config = get_defaults()
     config.seeds = (0,)
     config.data.name = "folder"
     config.data.flip = True
     config.data.mean = (0.485, 0.456, 0.406)  # of ImageNet's images
     config.data.std = (0.229, 0.224, 0.225)
-    losses.apply(config, given.get("loss", "kl"))
+    arguments.apply(config, given)
     config.teacher.model = given.get("teacher", "resnet50")
     config.student.model = given.get("student", "resnet18")
     for training in (config.teacher, config.student):

@@ -15,15 +15,17 @@ The student's schedule is the usual one for ResNets (Goyal et al., arXiv:1706.02
 
 from ml_collections import ConfigDict
 
-from configs import arguments, default, losses, paper
+from configs import arguments, paper
+from mixkd_jax import objectives
+from mixkd_jax.config import get_defaults
 
-CHOICES = {"teacher": paper.TEACHERS, "student": paper.STUDENTS, "loss": losses.LOSSES}
+CHOICES = {"teacher": paper.TEACHERS, "student": paper.STUDENTS, "loss": objectives.preset_names()}
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config for an argument such as "teacher=convnext_large"."""
     given = arguments.parse(argument, CHOICES)
-    config = default.get_config()
+    config = get_defaults()
     config.seeds = (0,)
     config.data.name = "imagenet2012"
     config.data.pipeline = "stream"
@@ -34,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.workers = 16
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
-    losses.apply(config, given.get("loss", "kl"))
+    arguments.apply(config, given)
 
     config.teacher.model = given.get("teacher", "convnext_tiny")
     config.teacher.head = "imagenet"

@@ -14,7 +14,7 @@ from absl import flags, logging
 from mixkd_jax.config import ConfigError
 from mixkd_jax.data import DataError
 from mixkd_jax.training.checkpoint import CheckpointError
-from mixkd_jax.training.loop import Diverged
+from mixkd_jax.training.member import Diverged
 from mixkd_jax.training.preemption import Stopped
 
 MISTAKES = (ConfigError, DataError, CheckpointError, Diverged)
@@ -23,7 +23,7 @@ MISTAKES = (ConfigError, DataError, CheckpointError, Diverged)
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags as absl does; for `app.run(flags_parser=...)`."""
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS([_with_quoted_arms(arg) for arg in argv])
         if flags.FLAGS.config is None and flags.FLAGS.mode != "compare":
             _fail("--config: expected a config file, got none; try --config=configs/digits.py")
         list(flags.FLAGS.config or ())  # A file that couldn't be read says so only when it is used.
@@ -65,6 +65,16 @@ def join_processes(workdir: str | None) -> None:
         )
 
 
+def _with_quoted_arms(argument: str) -> str:
+    """Returns `--config.arms=ce,mixkd` as the tuple of texts that it means; others as they are."""
+    name, equals, value = argument.partition("=")
+    plain = value and not value.lstrip().startswith(("(", "[", "'", '"'))
+    if name.lstrip("-") != "config.arms" or not plain:
+        return argument
+    texts = tuple(text.strip() for text in value.split(",") if text.strip())
+    return f"{name}{equals}{texts!r}"
+
+
 def _explain(error: Exception, argv: Sequence[str]) -> str:
     """Returns what is wrong with the flags in one line; parsing them raised `error`."""
     files = [arg for arg in argv if arg.lstrip("-").startswith("config=")]
@@ -88,7 +98,7 @@ def _unknown_field(name: str, hint: str, argv: Sequence[str]) -> str:
     path = next((path for path in paths if name in path.split(".")), name)
     meant = re.search(r'Did you mean "(\w+)"', hint)
     close = f"; did you mean {meant[1]}?" if meant else "."
-    return f"--{path}: there is no field {name}{close} All fields are in configs/default.py"
+    return f"--{path}: there is no field {name}{close} All fields are in docs/config.md"
 
 
 def _fail(message: str, status: int = 1) -> NoReturn:

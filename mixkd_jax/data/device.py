@@ -23,34 +23,6 @@ class Examples(NamedTuple):
     labels: jax.Array
 
 
-class Shuffled(NamedTuple):
-    """Feed of a step: a split on every device, and the order i32[N] of the step's epoch."""
-
-    examples: Examples
-    order: jax.Array
-
-
-class Loaded(NamedTuple):
-    """Feed of a step: its examples, already augmented, and their partners if they are mixed.
-
-    `skipped` i32[devices] adds up to the broken images that the examples took the place of.
-    """
-
-    own: Examples
-    other: Examples | None
-    skipped: jax.Array
-
-
-Feed = Shuffled | Loaded
-
-
-class Batch(NamedTuple):
-    """Input of a step: images f32[B, H, W, C] in [0, 255] and labels f32[B, C], mixed or not."""
-
-    images: jax.Array
-    labels: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random crops of zero-padded or of resized images, and mirroring.
@@ -72,6 +44,117 @@ class Augmentation:
     def corners(self) -> int:
         """Number of places along a side where a crop can be."""
         return 1 + (self.resize - self.image_size if self.resize else 2 * self.crop_padding)
+
+
+class Batch(NamedTuple):
+    """Input of a step.
+
+    Attributes:
+      images: f32[B, H, W, C] in [0, 255], mixed or not.
+      labels: f32[B, C], one-hot or mixed.
+      counts: numbers to be logged, by name: f32[] each.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    counts: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How batches are made, of whatever they are fed with.
+
+    Attributes:
+      batch_size: B, over all devices.
+      num_classes: C, for one-hot labels.
+      augmentation: of single images, before mixing.
+    """
+
+    batch_size: int
+    num_classes: int
+    augmentation: Augmentation
+
+
+class Shuffled(NamedTuple):
+    """Feed of a step: a split on every device, and the order i32[N] of the step's epoch."""
+
+    examples: Examples
+    order: jax.Array
+
+    def batch(
+        self,
+        how: Batching,
+        key: jax.Array,
+        step: jax.Array,
+        plan: mixup.MixupPlan | None,
+    ) -> Batch:
+        """Returns the batch of a step, gathered, augmented and mixed.
+
+        Equal to `apply_mixup(plan, ·)` of the augmented images and of the one-hot labels, without
+        exchanging images among the examples of the batch.
+
+        Args:
+          how: batches are made.
+          key: decides how each image is augmented.
+          step: whose batch it is.
+          plan: who is mixed with whom; None doesn't mix.
+        """
+        indices = batch_indices(self.order, step, how.batch_size)
+        views = sample_views(key, how.batch_size, how.augmentation)
+
+        def load(indices: jax.Array, views: Views) -> tuple[jax.Array, jax.Array]:
+            images = augment(self.examples.images[indices], views, how.augmentation)
+            return _as_input(images, self.examples.labels[indices], how.num_classes)
+
+        own, other = load(indices, views), None
+        if plan is not None:
+            other = load(indices[plan.partner], jax.tree.map(lambda x: x[plan.partner], views))
+        return _mix(own, other, plan, {})
+
+
+class Loaded(NamedTuple):
+    """Feed of a step: its examples, already augmented, and their partners if they are mixed.
+
+    `skipped` i32[devices] adds up to the broken images that the examples took the place of.
+    """
+
+    own: Examples
+    other: Examples | None
+    skipped: jax.Array
+
+    def batch(
+        self,
+        how: Batching,
+        key: jax.Array,
+        step: jax.Array,
+        plan: mixup.MixupPlan | None,
+    ) -> Batch:
+        """Returns the batch that was loaded, mixed by the weights of `plan`; see `Shuffled`."""
+        del key, step
+        own = _as_input(*self.own, how.num_classes)
+        other = None if self.other is None else _as_input(*self.other, how.num_classes)
+        return _mix(own, other, plan, {"skipped": jnp.sum(self.skipped).astype(jnp.float32)})
+
+
+Feed = Shuffled | Loaded
+
+
+def _as_input(
+    images: jax.Array, labels: jax.Array, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+    return images.astype(jnp.float32), jax.nn.one_hot(labels, num_classes)
+
+
+def _mix(
+    own: tuple[jax.Array, jax.Array],
+    other: tuple[jax.Array, jax.Array] | None,
+    plan: mixup.MixupPlan | None,
+    counts: dict[str, jax.Array],
+) -> Batch:
+    if other is None or plan is None:
+        return Batch(*own, counts)
+    images, labels = jax.tree.map(lambda i, j: mixup.interpolate(plan.lam, i, j), own, other)
+    return Batch(images, labels, counts)
 
 
 class Views(NamedTuple):
@@ -117,58 +200,3 @@ def augment(images: jax.Array, views: Views, augmentation: Augmentation) -> jax.
     if augmentation.flip:
         images = jnp.where(views.mirrored[:, None, None, None], images[:, :, ::-1], images)
     return images
-
-
-def mix_loaded(loaded: Loaded, lam: jax.Array | None, *, num_classes: int) -> Batch:
-    """Mixes examples with the partners that they came with.
-
-    Args:
-      loaded: B examples, and as many partners.
-      lam: f32[B], the weight of the example itself; None doesn't mix.
-      num_classes: C, for one-hot labels.
-    """
-
-    def batch(examples: Examples) -> Batch:
-        labels = jax.nn.one_hot(examples.labels, num_classes)
-        return Batch(examples.images.astype(jnp.float32), labels)
-
-    own = batch(loaded.own)
-    if lam is None or loaded.other is None:
-        return own
-    other = batch(loaded.other)
-    return jax.tree.map(lambda x_i, x_j: mixup.interpolate(lam, x_i, x_j), own, other)
-
-
-def load_batch(
-    examples: Examples,
-    indices: jax.Array,
-    views: Views,
-    plan: mixup.MixupPlan | None,
-    *,
-    augmentation: Augmentation,
-    num_classes: int,
-) -> Batch:
-    """Gathers, augments and mixes a batch.
-
-    Equal to `apply_mixup(plan, ·)` of the augmented images and of the one-hot labels, without
-    exchanging images among the examples of the batch.
-
-    Args:
-      examples: the split to gather from.
-      indices: i32[B].
-      views: how each of them is augmented.
-      plan: who is mixed with whom; None doesn't mix.
-      augmentation: what `views` was drawn for.
-      num_classes: C, for one-hot labels.
-    """
-
-    def load(indices: jax.Array, views: Views) -> Batch:
-        images = augment(examples.images[indices], views, augmentation)
-        labels = jax.nn.one_hot(examples.labels[indices], num_classes)
-        return Batch(images.astype(jnp.float32), labels)
-
-    own = load(indices, views)
-    if plan is None:
-        return own
-    other = load(indices[plan.partner], jax.tree.map(lambda view: view[plan.partner], views))
-    return jax.tree.map(lambda x_i, x_j: mixup.interpolate(plan.lam, x_i, x_j), own, other)

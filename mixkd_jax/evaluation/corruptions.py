@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import ndimage
 
-from mixkd_jax import calibration
 from mixkd_jax.data.types import Split
+from mixkd_jax.evaluation.scores import score
 
 SEVERITIES = 5
 _LARGE = 64  # pixels
@@ -96,14 +96,12 @@ def robustness(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> dict
       "overconfidence", lists from severity 0, which is no corruption, to 5.
     """
     conditions = 1 + SEVERITIES * len(CORRUPTIONS)
-    rows = [
-        _scores(*part, num_bins=num_bins)
-        for part in zip(np.split(logits, conditions), np.split(labels, conditions), strict=True)
-    ]
-    table = np.array(rows)  # [condition, score]
+    names = ("accuracy", "ece", "overconfidence")
+    parts = zip(np.split(logits, conditions), np.split(labels, conditions), strict=True)
+    scores = [score(*part, num_bins=num_bins)[0] for part in parts]
+    table = np.array([[found[name] for name in names] for found in scores])  # [condition, score]
     by_corruption = table[1:].reshape(len(CORRUPTIONS), SEVERITIES, -1)
     kinds = {**dict(zip(CORRUPTIONS, by_corruption, strict=True)), "mean": by_corruption.mean(0)}
-    names = ("accuracy", "ece", "overconfidence")
     return {
         "images": len(labels) // conditions,
         "scores": {
@@ -111,14 +109,6 @@ def robustness(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> dict
             for kind, found in kinds.items()
         },
     }
-
-
-def _scores(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> tuple[float, float, float]:
-    probs = special.softmax(logits, -1).astype(np.float32)
-    bins = calibration.calibration_bins(probs, labels, num_bins=num_bins)
-    accuracy = float(np.mean(probs.argmax(-1) == labels))
-    ece, over = calibration.expected_calibration_error(bins), calibration.overconfidence(bins)
-    return accuracy, float(ece), float(over)
 
 
 def _to_bytes(x: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -48,6 +48,26 @@ class Network:
         """Returns f32[B, C] for pixels [B, H, W, C] in [0, 255], in evaluation mode."""
         return self.module.apply(variables, self.preprocess(images), train=False)  # pyright: ignore[reportReturnType]
 
+    def logits_and_features(
+        self, variables: Variables, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the logits, and the inputs of the classifier f32[B, D].
+
+        The features are those that the module's method `features` returns, and None of a module
+        without one. Both come from one pass: features are caught on their way to the classifier.
+        """
+        if not hasattr(self.module, "features"):
+            return self.logits(variables, images), None
+        logits, caught = self.module.apply(
+            variables,
+            self.preprocess(images),
+            train=False,
+            capture_intermediates=lambda _, method: method == "features",
+            mutable=["intermediates"],
+        )
+        features = caught["intermediates"]["features"][0]  # pyright: ignore[reportArgumentType, reportIndexIssue, reportCallIssue]
+        return logits, features.reshape(features.shape[0], -1)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue, reportReturnType]
+
     def train_logits(
         self, variables: Variables, images: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
@@ -66,3 +86,10 @@ class Network:
             mutable=["batch_stats"],
         )
         return logits, changed.get("batch_stats", {})  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+
+
+class Teacher(NamedTuple):
+    """A frozen network with its variables: what students learn from."""
+
+    network: Network
+    variables: Variables

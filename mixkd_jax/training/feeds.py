@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -20,13 +20,6 @@ from mixkd_jax.data import Split, device
 from mixkd_jax.data.device import Examples, Feed, Loaded, Shuffled
 from mixkd_jax.data.stream import Stream
 from mixkd_jax.training import sharding
-
-
-class Portion(NamedTuple):
-    """A feed, and how many steps it is for."""
-
-    feed: Feed
-    steps: int
 
 
 class Images(Protocol):
@@ -51,8 +44,8 @@ class Images(Protocol):
         """Returns the number of examples."""
         ...
 
-    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
-        """Returns the function from a step to the feed for it and perhaps for some more.
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Feed]:
+        """Returns the function from a step to its feed.
 
         Args:
           key: decides the order of the examples.
@@ -95,15 +88,14 @@ class OnDevice:
         """Returns the number of examples."""
         return self.examples.labels.shape[0]
 
-    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
-        """Returns feeds of an epoch each; pairs are made on the device."""
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Feed]:
+        """Returns feeds that are the same for an epoch; pairs are made on the device."""
         del pairs
         per_epoch = len(self) // batch_size
         order = functools.lru_cache(maxsize=1)(lambda epoch: self._shuffle(key, epoch))
 
-        def feed(step: int) -> Portion:
-            epoch, position = divmod(step, per_epoch)
-            return Portion(Shuffled(self.examples, order(epoch)), per_epoch - position)
+        def feed(step: int) -> Feed:
+            return Shuffled(self.examples, order(step // per_epoch))
 
         return feed
 
@@ -151,8 +143,8 @@ class Streamed:
         """Returns the number of examples."""
         return len(self.training.source)
 
-    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Portion]:
-        """Returns feeds of one step each; pairs are made by the host, within its own part."""
+    def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Feed]:
+        """Returns feeds of a step each; pairs are made by the host, within its own part."""
         seed = int(np.asarray(jax.random.bits(key, dtype="uint32")))
         stream = dataclasses.replace(
             self.training,
@@ -165,7 +157,7 @@ class Streamed:
         following: Iterator | None = None
         position = -1
 
-        def feed(step: int) -> Portion:
+        def feed(step: int) -> Feed:
             nonlocal following, position
             if following is None or step != position:
                 following = stream.batches(step)
@@ -175,7 +167,7 @@ class Streamed:
             if batch.partner_images is not None and batch.partner_labels is not None:
                 other = self._assemble(batch.partner_images, batch.partner_labels)
             self.skipped.update(map(stream.source.item_name, batch.skipped))
-            return Portion(Loaded(own, other, self._count(len(batch.skipped))), 1)
+            return Loaded(own, other, self._count(len(batch.skipped)))
 
         return feed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -14,81 +15,94 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from mixkd_jax.files import append_text, in_bucket, write_bytes, write_json, write_text
+from mixkd_jax.folder import Folder
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and `tensorboard/<run>/`; only process 0 should have one enabled."""
+    """Writes `metrics.jsonl` and `tensorboard/<model>/`; only process 0 should have one enabled."""
 
-    def __init__(self, workdir: epath.Path, *, enabled: bool = True):
-        """Writes below `workdir`, or nothing at all if not `enabled`."""
-        self._skipped = workdir / "skipped.json"
-        self._lines = workdir / "metrics.jsonl"
-        self._events = workdir / "tensorboard"
-        self._enabled = enabled
-        self._writer: SummaryWriter | None = None
-        self._run = ""
-        self._copied_from: tempfile.TemporaryDirectory | None = None
+    def __init__(self, folder: Folder, *, enabled: bool = True):
+        """Writes into the folder of a run, or nothing at all if not `enabled`."""
+        self.folder = folder
+        self.enabled = enabled
 
-    def start(self, run: str, step: int) -> None:
+    def start(self, model: str, step: int) -> ModelLog:
         """Opens the log of a model that goes on after `step`: what came later is taken back."""
-        if not self._enabled:
-            return
-        if self._lines.exists():
-            text = self._lines.read_text()
+        lines = self.folder.metrics
+        if self.enabled and lines.exists():
+            text = lines.read_text()
             kept = "".join(
                 line
                 for line in text.splitlines(keepends=True)
-                if line.endswith("\n") and not _is_later(json.loads(line), run, step)
+                if line.endswith("\n") and not _is_later(line, model, step)
             )
             if kept != text:
-                write_text(self._lines, kept)
+                write_text(lines, kept)
+        return ModelLog(self, model, step)
+
+
+class ModelLog:
+    """The log of one model."""
+
+    def __init__(self, log: MetricsLog, model: str, step: int):
+        """Goes on after `step`; see `MetricsLog.start`."""
+        self._folder = log.folder
+        self._enabled = log.enabled
+        self._model = model
+        self._copied_from: tempfile.TemporaryDirectory | None = None
+        self._writer: SummaryWriter | None = None
+        if not log.enabled:
+            return
         # A bucket takes whole files, so that events are written here and copied there.
-        local = self._events / run
+        local = self._folder.tensorboard / model
         if in_bucket(local):
             self._copied_from = tempfile.TemporaryDirectory(prefix="mixkd-")
             local = epath.Path(self._copied_from.name)
-        self._run = run
         self._writer = SummaryWriter(
             str(local),
-            purge_step=step + 1 if step else None,
+            purge_step=step + 1,  # at 0 too, where a run may have been killed before a checkpoint
             flush_secs=1,  # not 120: a run that is killed keeps nearly all its events
             write_to_disk=True,
         )
 
-    def write(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line {"run", "step", **values}; values are finite."""
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a line {"run", "step", "time" in Unix seconds, **values}; values are finite."""
         if self._writer is None:
             return
-        line = json.dumps({"run": run, "step": step, **values}, allow_nan=False)
-        append_text(self._lines, line + "\n")
+        now = round(time.time(), 3)
+        line = {"run": self._model, "step": step, "time": now, **values}
+        append_text(self._folder.metrics, json.dumps(line, allow_nan=False) + "\n")
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._copy_events(self._writer)
 
     def write_skipped(self, names: Set[str]) -> None:
         """Adds the names of broken images to `skipped.json`, a sorted list."""
+        file = self._folder.skipped
         if not self._enabled or not names:
             return
-        known = set(json.loads(self._skipped.read_text())) if self._skipped.exists() else set()
+        known = set(json.loads(file.read_text())) if file.exists() else set()
         if not names <= known:
-            write_json(self._skipped, sorted(names | known))
+            write_json(file, sorted(names | known))
 
     def close(self) -> None:
-        """Ends the log of the model that was started last."""
+        """Ends the log."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
         if self._copied_from is not None:
             self._copied_from.cleanup()
-            self._copied_from = None
 
     def _copy_events(self, writer: SummaryWriter) -> None:
         if self._copied_from is None:
             return
         writer.flush()
         for file in epath.Path(self._copied_from.name).iterdir():
-            write_bytes(self._events / self._run / file.name, file.read_bytes())
+            write_bytes(self._folder.tensorboard / self._model / file.name, file.read_bytes())
 
 
-def _is_later(line: Mapping[str, Any], run: str, step: int) -> bool:
-    return line["run"] == run and line["step"] > step
+def _is_later(line: str, model: str, step: int) -> bool:
+    try:
+        written: Any = json.loads(line)
+        return written["run"] == model and written["step"] > step
+    except (ValueError, KeyError, TypeError):
+        return True  # torn, or none of ours: no line of a run

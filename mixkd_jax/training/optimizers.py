@@ -47,9 +47,17 @@ def adamw(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransfor
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
 
 
-def create_optimizer(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optimizer, with the gradient clipped first if the config says so."""
-    optimizer = choose("config.*.optimizer.name", config.name, OPTIMIZERS)(config, schedule)
+def create_optimizer(
+    config: Optimizer, schedule: optax.Schedule, *, path: str
+) -> optax.GradientTransformation:
+    """Returns the optimizer, with the gradient clipped first if the config says so.
+
+    Args:
+      config: what it is.
+      schedule: the learning rate.
+      path: of the config's section, for messages.
+    """
+    optimizer = choose(f"{path}.name", config.name, OPTIMIZERS)(config, schedule)
     if not config.clip_norm:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
@@ -33,7 +33,11 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[kind] += time.perf_counter() - start
+            self.add(kind, time.perf_counter() - start)
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Counts seconds as `kind`."""
+        self.seconds[kind] += seconds
 
     def save(self) -> None:
         """Writes the file; process 0 alone does."""
@@ -54,9 +58,9 @@ class Progress:
         if self._enabled:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, run: str, step: int, total: int, batch_size: int) -> None:
-        """Begins to follow a model's training, from `step` of `total`."""
-        self._run, self._total, self._batch_size = run, total, batch_size
+    def start(self, models: Sequence[str], step: int, total: int, batch_size: int) -> None:
+        """Begins to follow the training of models side by side, from `step` of `total`."""
+        self._run, self._total, self._batch_size = ", ".join(models), total, batch_size
         self._first = self._last = (step, time.monotonic())
 
     def update(self, step: int) -> None:
@@ -72,16 +76,11 @@ class Progress:
             f"{duration((self._total - step) / max(rate, 1e-9))} left"
         )
 
-    def finish(self, step: int, last: Mapping[str, float]) -> None:
-        """Sums up the training; `last` is its last log line."""
+    def finish(self, step: int) -> None:
+        """Sums up the training."""
         steps, seconds = step - self._first[0], time.monotonic() - self._first[1]
-        shown = [
-            f"{name} {last[name]:.4f}"
-            for name in ("loss", "accuracy", "validation_accuracy")
-            if name in last
-        ]
         rate = f"{steps / max(seconds, 1e-9):,.1f} steps/s"
-        self.say(", ".join([f"{self._run}: {steps:,} steps in {duration(seconds)}", rate, *shown]))
+        self.say(f"{self._run}: {steps:,} steps in {duration(seconds)}, {rate}")
 
 
 def duration(seconds: float) -> str:

@@ -44,9 +44,9 @@ def table(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
     for piece in config.pieces:
         length = steps(piece.end) - start
         if length < 1:
-            raise ConfigError(
-                "config.*.schedule.pieces: expected every piece to end after the one before it, "
-                f"got one that ends at step {start + length} after step {start}"
+            raise ValueError(
+                "pieces: expected every piece to end after the one before it, got one that ends at "
+                f"step {start + length} after step {start}"
             )
         if piece.shape == "linear":
             pieces.append(optax.linear_schedule(rate, piece.learning_rate, length))
@@ -61,20 +61,30 @@ def table(config: Schedule, steps: Steps, total: int) -> optax.Schedule:
 SCHEDULES = {"constant": constant, "cosine": cosine, "multistep": multistep, "table": table}
 
 
-def create_schedule(config: Schedule, *, num_examples: int, batch_size: int, total: int):
+def create_schedule(
+    config: Schedule, *, path: str, num_examples: int, batch_size: int, total: int
+) -> optax.Schedule:
     """Returns the learning rate as a function of the step.
 
     Args:
       config: what it looks like.
+      path: of the config's section, for messages.
       num_examples: in an epoch.
       batch_size: of a step.
       total: steps of the whole training.
+
+    Raises:
+      ConfigError: for an unknown name, or pieces that end in a wrong order.
     """
 
     def steps(duration: Duration) -> int:
         return duration.steps(num_examples=num_examples, batch_size=batch_size)
 
-    schedule = choose("config.*.schedule.name", config.name, SCHEDULES)(config, steps, total)
+    create = choose(f"{path}.name", config.name, SCHEDULES)
+    try:
+        schedule = create(config, steps, total)
+    except ValueError as error:
+        raise ConfigError(f"{path}.{error}") from None
     warmup = 0 if config.name == "table" else steps(config.warmup)
     if warmup:
         rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
@@ -82,4 +92,4 @@ def create_schedule(config: Schedule, *, num_examples: int, batch_size: int, tot
     if not config.once_per_epoch:
         return schedule
     per_epoch = num_examples // batch_size
-    return lambda step: schedule(step // per_epoch * per_epoch)
+    return lambda step: schedule(step // per_epoch * per_epoch)  # pyright: ignore[reportOperatorIssue]

@@ -28,8 +28,8 @@ import numpy as np
 from scipy import special, stats
 
 from mixkd_jax import losses, mixup, vicinal
-from mixkd_jax.evaluation.answers import Answers
 from mixkd_jax.evaluation.pairs import Pairs
+from mixkd_jax.evaluation.predict import Predictions
 
 NUM_BINS = 20
 PEAK = (0.45, 0.55)
@@ -39,12 +39,12 @@ Values = dict[str, np.ndarray]  # by measure, f[n]; NaN where it is not defined
 Statistics = dict[str, dict[str, Any]]  # by measure: count, mean, stderr
 
 
-def measure(real: Answers, mixed: Answers, pairs: Pairs) -> Values:
+def measure(real: Predictions, mixed: Predictions, pairs: Pairs) -> Values:
     """Measures a model by itself.
 
     Args:
-      real: answers to `pairs.images`.
-      mixed: answers to the n mixtures of `pairs`.
+      real: predictions for `pairs.images`.
+      mixed: predictions for the n mixtures of `pairs`.
       pairs: what was mixed.
     """
     values = _jitted(real.logits, mixed.logits, pairs.labels, pairs.i, pairs.j, pairs.lam)
@@ -86,13 +86,13 @@ def gains(teacher: Values, student: Values) -> Values:
 
 
 def structure(
-    real: Answers, mixed: Answers, pairs: Pairs, rng: np.random.Generator
+    real: Predictions, mixed: Predictions, pairs: Pairs, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Whether the probability outside the pair follows that of r, with two controls.
 
     Args:
-      real: answers to `pairs.images`.
-      mixed: answers to the n mixtures.
+      real: predictions for `pairs.images`.
+      mixed: predictions for the n mixtures.
       pairs: what was mixed.
       rng: shuffles classes.
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from mixkd_jax import calibration
+from mixkd_jax.evaluation.scores import score
 
 RESAMPLES = 1000
 COVERAGES = np.arange(1, 21) / 20
@@ -60,22 +61,18 @@ _fit_temperature = jax.jit(calibration.fit_temperature)
 
 def scores(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> dict[str, float]:
     """Returns each calibration score of logits f[N, C]."""
-    found = _scores(logits, labels, num_bins)
-    found["aurc"] = risk_coverage(_softmax(logits), labels)[0]
-    return {name: float(value) for name, value in found.items()}
+    found, _ = score(logits, labels, num_bins=num_bins)
+    del found["accuracy"]
+    found |= {name: float(value) for name, value in _more(logits, labels, num_bins).items()}
+    return found | {"aurc": risk_coverage(_softmax(logits), labels)[0]}
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _scores(logits, labels, num_bins):
+def _more(logits, labels, num_bins):
     probs = jax.nn.softmax(logits)
-    bins = calibration.calibration_bins(probs, labels, num_bins=num_bins)
     return {
-        "ece": calibration.expected_calibration_error(bins),
         "adaptive_ece": calibration.adaptive_calibration_error(probs, labels, num_bins=num_bins),
         "classwise_ece": calibration.classwise_calibration_error(probs, labels, num_bins=num_bins),
-        "overconfidence": calibration.overconfidence(bins),
-        "nll": calibration.negative_log_likelihood(logits, labels).mean(),
-        "brier": calibration.brier_score(probs, labels).mean(),
     }
 
 

@@ -17,12 +17,12 @@ from mixkd_jax.training.feeds import Images, OnDevice, Streamed
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class RunImages:
     """What a run's models learn from and are measured on.
 
     Attributes:
       name: of the data set.
-      num_classes: C.
+      class_names: of the C classes, in the order of the labels.
       teacher: what the teacher learns from.
       student: what the students learn from.
       validation: held-out training images; None if there are none.
@@ -31,12 +31,17 @@ class Inputs:
     """
 
     name: str
-    num_classes: int
+    class_names: tuple[str, ...]
     teacher: Images
     student: Images
     validation: Images | None
     test: Images
     skipped: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
 
     def about(self) -> dict[str, Any]:
         """Returns what a run's folder tells of them: names and numbers."""
@@ -45,15 +50,16 @@ class Inputs:
         return {
             "name": self.name,
             "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
             "image_shape": list(self.test.image_shape),
             **sizes,
             "skipped": self.skipped,
         }
 
 
-def load_inputs(
+def load_images(
     settings: config.Data, seed: int, mesh: Mesh, dataset: data.Dataset | None = None
-) -> Inputs:
+) -> RunImages:
     """Loads or opens the data of a config.
 
     Args:
@@ -97,7 +103,7 @@ def _size(settings: config.Data, sources: Sources) -> tuple[int, int]:
     return memory.find_image_size(sources.train, broken=settings.broken)
 
 
-def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
+def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
     """Copies a data set's parts to the devices."""
     _check_images(settings, dataset.name, dataset.image_shape[-1])
     parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
@@ -107,9 +113,9 @@ def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) ->
         return OnDevice.put(add_noise(split, settings.noise, rng), mesh)
 
     train, test = dataset.train, dataset.test
-    return Inputs(
+    return RunImages(
         name=dataset.name,
-        num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         teacher=OnDevice.put(train.subset(parts.teacher), mesh),
         student=noisy(train.subset(parts.student), 1),
         validation=noisy(train.subset(parts.validation), 2) if len(parts.validation) else None,
@@ -118,7 +124,7 @@ def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) ->
     )
 
 
-def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
+def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
     """Opens a data set's parts, to be read batch by batch."""
     from mixkd_jax.data.stream import Stream  # imports Pillow
 
@@ -151,9 +157,9 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> Inputs:
     def streamed(source: Source, indices: np.ndarray) -> Streamed:
         return Streamed(stream(Subset(source, indices)), mesh)
 
-    return Inputs(
+    return RunImages(
         name=sources.name,
-        num_classes=len(sources.train.class_names),
+        class_names=tuple(sources.train.class_names),
         teacher=streamed(sources.train, parts.teacher),
         student=streamed(sources.train, parts.student),
         validation=streamed(sources.train, parts.validation) if len(parts.validation) else None,

@@ -1,0 +1,190 @@
+"""A run: one teacher, its students in every arm and for every seed, and their measures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mixkd_jax import config
+from mixkd_jax.config import ConfigError
+from mixkd_jax.config.arms import Arm
+from mixkd_jax.folder import Folder, split_name
+from mixkd_jax.models.network import Teacher, Variables
+from mixkd_jax.run.images import RunImages
+from mixkd_jax.run.measure import Measures
+from mixkd_jax.run.plan import Plan
+from mixkd_jax.training import group
+from mixkd_jax.training.fit import Fit
+from mixkd_jax.training.group import Session
+from mixkd_jax.training.member import Member
+from mixkd_jax.training.metrics import MetricsLog
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.progress import Progress
+
+
+class Run:
+    """Trains, evaluates and analyses the models of a run, or what is left of that."""
+
+    def __init__(
+        self,
+        settings: config.Experiment,
+        arms: Sequence[Arm],
+        values: dict[str, Any],
+        folder: Folder,
+        images: RunImages,
+        mesh: Mesh,
+        stop: Callable[[int], bool],
+    ):
+        """Makes the fits; compiles nothing and writes nothing.
+
+        Args:
+          settings: the checked config.
+          arms: of the config.
+          values: the config as JSON has it.
+          folder: of the run.
+          images: of the run.
+          mesh: all devices.
+          stop: from a step to whether to stop after it.
+
+        Raises:
+          ConfigError: for settings that don't fit the images or the devices, or a file of weights
+            that doesn't fit its model.
+        """
+        if images.validation is None:
+            for arm in arms:
+                if arm.loss is not None and arm.loss.teacher_temperature == "fit":
+                    raise ConfigError(
+                        f'config.arms["{arm.text}"].teacher_temperature: expected validation '
+                        'images to fit it on, got "fit" with config.data.validation_examples = 0'
+                    )
+        self._settings, self._arms = settings, arms
+        self._fitted = math.nan
+        self._plan = Plan(settings, values, folder, images, mesh)
+        self._teacher = self._plan.teacher()
+        self._student = self._plan.student()
+        self._measures = Measures(settings, images, mesh)
+        master = jax.process_index() == 0
+        self._session = Session(
+            Programs(),
+            MetricsLog(folder, enabled=master),
+            Progress(every=settings.log.progress_seconds, enabled=master),
+            stop,
+        )
+
+    def train(self) -> None:
+        """Trains and evaluates the teacher and then its students, group by group."""
+        if not self._measures.is_evaluated(self._teacher):
+            self._train("teacher", [self._teacher], None)
+        if not self._left():
+            return
+        teacher = self._load_teacher()
+        assert teacher is not None
+        for fits in group.divide(self._left()):
+            self._train("student", fits, teacher)
+
+    def evaluate(self) -> None:
+        """Evaluates the newest checkpoint of every model that has one."""
+        if self._load_teacher() is None:
+            self._say(f"{self._teacher.name}: has no checkpoint yet")
+            return
+        for fit in [self._teacher, *self._students()]:
+            newest = fit.newest()
+            if newest is None:
+                self._say(f"{fit.name}: has no checkpoint yet")
+                continue
+            about = self._about(fit)
+            self._measures.write_evaluation(fit, *newest, clock=fit.clock(), about=about)
+
+    def analyse(self, *, again: bool = False) -> None:
+        """Analyses the newest checkpoints of the models, beside the teacher; without one, none.
+
+        Args:
+          again: whether to analyse also what was analysed at the same step; the files then come
+            out the same.
+        """
+        fits = [self._teacher, *self._students()]
+        left = [fit for fit in fits if again or not self._measures.is_analysed(fit)]
+        newest = self._teacher.newest() if left and self._settings.analysis.pairs else None
+        if newest is None:
+            return
+        self._measures.write_analysis(self._teacher, *newest, is_teacher=True)
+        for fit in left:
+            if fit is not self._teacher and (newest := fit.newest()) is not None:
+                self._measures.write_analysis(fit, *newest, is_teacher=False)
+
+    def _train(self, role: str, fits: Sequence[Fit], teacher: Teacher | None) -> None:
+        """Trains a group, after the first stage that its fits may have in common."""
+        template = self._teacher if role == "teacher" else self._student
+        head = self._plan.head(role, template, fits[0].seed)
+        start = template.start if head is None else self._train_head(head)
+        fits = [
+            dataclasses.replace(fit, start=start, validate=self._measures.validation(fit))
+            for fit in fits
+        ]
+        if len(fits) > 1:
+            kind = "mixed" if fits[0].mixup else "clean"
+            shared = "batches and the teacher's logits" if teacher else "batches"
+            names = ", ".join(fit.name for fit in fits)
+            self._say(f"{len(fits)} students share {kind} {shared}: {names}")
+        group.train(fits, teacher, self._session, self._finish)
+
+    def _train_head(self, head: Fit) -> Variables:
+        """Trains a first stage, if it isn't yet, and returns what it ends with."""
+        newest = head.newest()
+        if newest is None or newest[0] < head.steps.total:
+            group.train([head], None, self._session, lambda member: None)
+            newest = head.newest()
+        assert newest is not None
+        return newest[1]
+
+    def _finish(self, member: Member) -> None:
+        fit, state = member.fit, member.state
+        about = self._about(fit)
+        self._measures.write_evaluation(fit, member.step, state.variables, member.clock, about)
+
+    def _about(self, fit: Fit) -> dict[str, Any]:
+        """Returns what a student's evaluation tells of its training."""
+        split = split_name(fit.name)
+        if split is None:
+            return {}
+        arm = next(arm for arm in self._arms if arm.text == split[0])
+        recipe = arm.describe()
+        if arm.loss is not None:
+            recipe["teacher_temperature"] = self._temperature(arm)
+        return {"recipe": recipe}
+
+    def _load_teacher(self) -> Teacher | None:
+        """Returns the teacher as it was saved, with its predictions for its students kept."""
+        newest = self._teacher.newest()
+        if newest is None:
+            return None
+        teacher = Teacher(self._teacher.recipe.network, newest[1])
+        self._measures.keep_teacher_logits(teacher)
+        if any(arm.loss and arm.loss.teacher_temperature == "fit" for arm in self._arms):
+            self._fitted = self._measures.fitted_temperature()
+            self._say(f"teacher: a temperature of {self._fitted:.3f} fits the validation images")
+        return teacher
+
+    def _temperature(self, arm: Arm) -> float:
+        """Returns an arm's temperature of the teacher; NaN as long as it hasn't been fitted."""
+        given = arm.loss.teacher_temperature if arm.loss else 1.0
+        return self._fitted if given == "fit" else given
+
+    def _students(self) -> list[Fit]:
+        """Returns the fits of all seeds and arms."""
+        return [
+            self._plan.of_arm(self._student, arm, seed, self._temperature(arm))
+            for seed in self._settings.seeds
+            for arm in self._arms
+        ]
+
+    def _left(self) -> list[Fit]:
+        return [fit for fit in self._students() if not self._measures.is_evaluated(fit)]
+
+    def _say(self, text: str) -> None:
+        self._session.progress.say(text)

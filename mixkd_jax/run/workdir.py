@@ -1,0 +1,168 @@
+"""Whose a run's folder is: what may go on in it, and its `config.json`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+import mixkd_jax
+from mixkd_jax import config
+from mixkd_jax.config import ConfigError
+from mixkd_jax.files import in_bucket, write_json
+from mixkd_jax.folder import Folder
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_GROWING = ("config.arms", "config.seeds")
+
+
+def new_folder(parent: str = "runs") -> str:
+    """Returns the path of a folder that isn't there yet, named by the time."""
+    name = path = f"{parent}/{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(2):
+        if not epath.Path(path).exists():
+            break
+        path = f"{name}-{number}"
+    return path
+
+
+def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config as JSON has it, with the arms and seeds that the folder's run has already.
+
+    Raises:
+      ConfigError: if the folder holds a run that this config would change, or something else, or
+        can't be written to. Nothing is written here.
+    """
+    root = folder.root
+    if in_bucket(root):
+        _check_bucket(root)
+    new, old = plain(values), _config_of(folder)
+    if old is not None:
+        _check_same(root, old, new)
+        for name in ("arms", "seeds"):
+            new[name] = list(dict.fromkeys([*old[name], *new[name]]))
+    elif root.exists() and not _is_empty(root):
+        raise ConfigError(
+            f"--workdir: expected a new or empty folder or that of an earlier run, got {root}, "
+            "which holds something else"
+        )
+    if not in_bucket(root):  # which says no only when it is written to
+        parent = next(path for path in (root, *root.parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ConfigError(f"--workdir: expected a folder that can be written to, got {root}")
+    return new
+
+
+def claim(folder: Folder, values: dict[str, Any], command: str, data: Mapping[str, Any]) -> None:
+    """Writes `config.json`: a new one, or that of an earlier run with what has changed.
+
+    Raises:
+      ConfigError: if it is in a bucket that can't be written to.
+    """
+    if folder.config.exists():
+        about = json.loads(folder.config.read_text())
+        if about["config"] != values:
+            write_json(folder.config, {**about, "config": values, "command": command})
+        return
+    about = {
+        "config": values,
+        "data": dict(data),
+        "versions": {"python": platform.python_version(), "mixkd-jax": mixkd_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()],
+        "git_commit": _git_commit(),
+        "command": command,
+    }
+    try:
+        write_json(folder.config, about)
+    except Exception as error:  # of many kinds: no such bucket, no right to it, no network
+        if not in_bucket(folder.root):
+            raise
+        raise ConfigError(
+            f"--workdir: expected a bucket that can be written to, got {folder.root}: {error}; "
+            "look at its name and at `gcloud auth application-default login`"
+        ) from None
+
+
+def _check_bucket(root: epath.Path) -> None:
+    if not os.fspath(root).startswith("gs://"):
+        raise ConfigError(f"--workdir: expected a folder or gs://bucket/folder, got {root}")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError(
+            f"--workdir: {root} needs gcsfs, which is not installed: pip install 'mixkd-jax[gcs]'"
+        )
+
+
+def _config_of(folder: Folder) -> dict[str, Any] | None:
+    """Returns the config of the run in a folder; None if there is none."""
+    try:
+        found = json.loads(folder.config.read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_empty(root: epath.Path) -> bool:
+    """Whether a folder holds nothing but what a run leaves that is killed when it begins."""
+    return root.is_dir() and all(path.name == "config.json.new" for path in root.iterdir())
+
+
+def _check_same(root: epath.Path, old: Any, new: Any) -> None:
+    """Raises ConfigError, naming the fields, if models of the one config aren't of the other."""
+    free = {row.path for row in config.rows() if row.changes != "models"} | set(_GROWING)
+    old, new = dict(_leaves(old)), dict(_leaves(new))
+    differ = [
+        f"{name} is {json.dumps(old.get(name))} there and {json.dumps(new.get(name))} here"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name) and name not in free
+    ]
+    if differ:
+        raise ConfigError(
+            f"--workdir: {root} holds a run of another config: {'; '.join(differ)}. "
+            "Name another folder, or the same config"
+        )
+
+
+def _leaves(values: Any, path: str = "config") -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        yield path, values
+        return
+    for name, value in values.items():
+        yield from _leaves(value, f"{path}.{name}")
+
+
+def plain(values: Mapping[str, Any]) -> Any:
+    """Returns a config as JSON would give it back."""
+    to_dict = getattr(values, "to_dict", lambda: dict(values))
+    return json.loads(json.dumps(to_dict()))
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of this package's checkout, "+changes" if it was changed since.
+
+    None if the package lies in no repository of its own, as when it is installed in an environment
+    within somebody else's.
+    """
+    package = os.path.dirname(os.path.abspath(mixkd_jax.__file__))
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "__init__.py"):
+            return None
+        return git("describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no repository, or no git

@@ -1,0 +1,155 @@
+"""The fit of one model: all that its training is made of, and where its files lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from mixkd_jax import config
+from mixkd_jax.data.device import Batching
+from mixkd_jax.folder import ModelFolder
+from mixkd_jax.models.network import Variables
+from mixkd_jax.training import sharding
+from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.feeds import Images
+from mixkd_jax.training.progress import Clock
+from mixkd_jax.training.randomness import stream
+from mixkd_jax.training.state import TrainState, create_state
+from mixkd_jax.training.step import Recipe, measure_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A training's durations in steps; everything happens at multiples of `log`."""
+
+    total: int
+    per_epoch: int
+    log: int
+    validate: int
+    checkpoint: int
+
+    @classmethod
+    def resolve(
+        cls,
+        training: config.Training,
+        log: config.Log,
+        checkpoint: config.Checkpoint,
+        num_examples: int,
+    ) -> Steps:
+        """Counts the steps of durations for `num_examples` in an epoch."""
+
+        def steps(duration: config.Duration) -> int:
+            count = duration.steps(num_examples=num_examples, batch_size=training.batch_size)
+            return max(count, 1)
+
+        total = steps(training.duration) if training.duration.amount else 0
+        line = min(steps(log.every), max(total, 1))
+        return cls(
+            total=total,
+            per_epoch=num_examples // training.batch_size,
+            log=line,
+            validate=math.ceil(steps(log.validate_every) / line) * line,
+            checkpoint=math.ceil(steps(checkpoint.every) / line) * line,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """The fit of one model.
+
+    Attributes:
+      name: of the model and, below the run's, of its folder, such as "arms/mixkd/0".
+      seed: of the model, 0 for the teacher and its own for a student.
+      key: of that seed; everything random is a function of it and the step.
+      recipe: what is fixed in an update.
+      numbers: the floating options of the objective, by name, and "teacher_temperature".
+      parts: names of the parts that the objective returns.
+      batching: how its batches are made.
+      images: what it learns from.
+      mixup: how they are mixed; None doesn't mix.
+      steps: how long, and how often what is done.
+      schedule: the learning rate, to be logged.
+      folder: of its files and checkpoints.
+      keep: how many checkpoints stay.
+      config: of the run, written beside each checkpoint.
+      start: variables to begin with; a part that they lack, such as the head, is random, as all
+        is with None.
+      validate: from variables to metrics of held-out images; None if there are none.
+    """
+
+    name: str
+    seed: int
+    key: jax.Array
+    recipe: Recipe
+    numbers: Mapping[str, float]
+    parts: tuple[str, ...]
+    batching: Batching
+    images: Images
+    mixup: config.Mixup | None
+    steps: Steps
+    schedule: optax.Schedule
+    folder: ModelFolder
+    keep: int
+    config: dict[str, Any]
+    start: Variables | None = None
+    validate: Callable[[Variables], dict[str, float]] | None = None
+
+    @functools.cached_property
+    def mixing(self) -> dict[str, jax.Array] | None:
+        """The numbers of `mixup`, on every device."""
+        if self.mixup is None:
+            return None
+        numbers = {"alpha": self.mixup.alpha, "partial": self.mixup.partial}
+        numbers = {name: np.float32(value) for name, value in numbers.items()}
+        return jax.device_put(numbers, sharding.replicated(self.recipe.mesh))
+
+    def checkpoints(self) -> Checkpoints:
+        """Opens the folder of the fit's checkpoints."""
+        return Checkpoints(self.folder.path, keep=self.keep, config=self.config)
+
+    def clock(self) -> Clock:
+        """Returns a clock that goes on from the time that the model took so far."""
+        return Clock(self.folder.time)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The shapes, dtypes and sharding of the state, without computing it."""
+        state = jax.eval_shape(self.create_state, jax.random.key(0))
+        mesh = self.recipe.mesh
+        split = functools.partial(sharding.parameters, mesh, how=self.recipe.parameters)
+        places = dataclasses.replace(
+            jax.tree.map(lambda _: sharding.replicated(mesh), state),
+            params=split(state.params),
+            opt_state=split(state.opt_state),
+        )
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            places,
+        )
+
+    def newest(self) -> tuple[int, Variables] | None:
+        """Returns the step and the variables of the newest checkpoint; None if there is none."""
+        with self.checkpoints() as checkpoints:
+            step = checkpoints.latest()
+            if step is None:
+                return None
+            return step, checkpoints.restore(self.abstract_state).variables
+
+    def create_state(self, key: jax.Array) -> TrainState:
+        """Returns the state before the first step, at random, as a function of the key."""
+        names = measure_names(self.parts, distils=self.recipe.distils)
+        return create_state(
+            stream(key, "init"),
+            self.recipe.network,
+            self.images.image_shape,
+            self.recipe.optimizer,
+            (*names, *self.images.metrics),
+        )

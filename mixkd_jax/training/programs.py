@@ -1,0 +1,81 @@
+"""The compiled programs of a run, each compiled once however many models use it.
+
+Batches, the teacher's logits and each kind of update are programs of their own. So what a model
+computes doesn't depend on which others share its batch, and arms that differ in numbers alone, and
+all seeds, share one update.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mixkd_jax.models.network import Network
+from mixkd_jax.training.fit import Fit
+from mixkd_jax.training.state import TrainState
+from mixkd_jax.training.step import draw_batch, query_teacher, update_student
+
+Program = Callable[..., Any]
+
+
+class Programs:
+    """What has been compiled so far; `len` of it grows when something new is asked for."""
+
+    def __init__(self) -> None:
+        """Begins with nothing."""
+        self._known: dict[Any, Program] = {}
+
+    def __len__(self) -> int:
+        """Returns how many programs there are."""
+        return len(self._known)
+
+    def draw(self, fit: Fit) -> Program:
+        """Returns (feed, key, step, mixing) -> batch, for all fits with batches like this one's.
+
+        `mixing` has the numbers of `fit.mixup`; None doesn't mix.
+        """
+        per_example = fit.mixup.per_example if fit.mixup else None
+
+        def draw(feed, key, step, mixing):
+            options = None if mixing is None else {**mixing, "per_example": per_example}
+            return draw_batch(fit.batching, fit.recipe.mesh, feed, key, step, options)
+
+        return self._once(("draw", fit.batching, per_example), lambda: jax.jit(draw))
+
+    def query(self, teacher: Network, fit: Fit) -> Program:
+        """Returns (the teacher's variables, images) -> its logits."""
+        query = functools.partial(query_teacher, teacher, fit.recipe.mesh)
+        return self._once(("query", teacher), lambda: jax.jit(query))
+
+    def init(self, fit: Fit) -> Program:
+        """Returns key -> the state before the first step."""
+        places = shardings(fit.abstract_state)
+        kind = ("init", fit.recipe, fit.parts)
+        return self._once(kind, lambda: jax.jit(fit.create_state, out_shardings=places))
+
+    def update(self, fit: Fit) -> Program:
+        """Returns (state, batch, teacher's logits, key, numbers) -> the state after them.
+
+        The old state must not be used again: on an accelerator its memory is.
+        """
+        # A CPU has memory for two states, and updating one in place costs 4 % of a step there.
+        donated = () if jax.default_backend() == "cpu" else (0,)
+        update = functools.partial(update_student, fit.recipe)
+        places = shardings(fit.abstract_state)
+        return self._once(
+            ("update", fit.recipe),
+            lambda: jax.jit(update, donate_argnums=donated, out_shardings=places),
+        )
+
+    def _once(self, kind: Any, make: Callable[[], Program]) -> Program:
+        if kind not in self._known:
+            self._known[kind] = make()
+        return self._known[kind]
+
+
+def shardings(state: TrainState) -> TrainState:
+    """Returns the shardings of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
