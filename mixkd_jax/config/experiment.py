@@ -6,7 +6,7 @@ import dataclasses
 
 from mixkd_jax.config import fields
 from mixkd_jax.config.data import Data, Mixup
-from mixkd_jax.config.fields import Duration
+from mixkd_jax.config.duration import Duration
 from mixkd_jax.config.loss import Loss
 from mixkd_jax.config.training import Training
 

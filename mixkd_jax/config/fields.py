@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+
+from mixkd_jax.config.duration import Duration
 
 # What depends on a field: a trained model, no more than what is measured of it, or no result.
 Changes = Literal["models", "measures", "nothing"]
@@ -20,31 +21,6 @@ _T = TypeVar("_T")
 
 class ConfigError(ValueError):
     """A mistake in a config; the message names the field, what was expected and what came."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Duration:
-    """A length of training, such as "240 epochs", "1500 steps" or "2e6 examples"."""
-
-    amount: float
-    unit: str
-
-    @classmethod
-    def parse(cls, text: str) -> Duration:
-        """Reads `text`; raises ValueError if it is not a number and a unit."""
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epochs?|steps?|examples?)\s*", text)
-        if not match or math.isinf(float(match[1])):
-            raise ValueError(text)
-        return cls(float(match[1]), match[2].rstrip("s") + "s")
-
-    def steps(self, *, num_examples: int, batch_size: int) -> int:
-        """Returns whole steps, the nearest; an epoch has `num_examples // batch_size` of them."""
-        per_unit = {
-            "steps": 1.0,
-            "epochs": num_examples // batch_size,
-            "examples": 1 / batch_size,
-        }[self.unit]
-        return math.floor(self.amount * per_unit + 0.5)
 
 
 _DURATION = 'duration such as "10 epochs", "500 steps" or "2e6 examples"'

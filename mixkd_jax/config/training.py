@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mixkd_jax.config import fields
-from mixkd_jax.config.fields import Duration
+from mixkd_jax.config.duration import Duration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -143,9 +143,7 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
     size = _size(settings, sources)
     stream = functools.partial(
         Stream,
-        batch_size=1,
         image_size=size,
-        train=True,
         augmentation=settings.crop,
         resize=settings.resize or min(size),
         flip=settings.flip,

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from mixkd_jax.data import Split, device
 from mixkd_jax.data.device import Examples, Feed, Loaded, Shuffled
-from mixkd_jax.data.stream import Stream
+from mixkd_jax.data.stream import Batches, Stream
 from mixkd_jax.training import sharding
 
 
@@ -123,13 +123,12 @@ class Streamed:
     """A split that is read and decoded batch by batch; implements `Images`.
 
     Attributes:
-      training: how batches to learn from are made; its `batch_size`, `seed` and `pairs` are set
-        anew for every training.
+      stream: what is read, and how images are seen.
       mesh: the devices that share a batch.
       skipped: grows with every feed that leaves out a broken image.
     """
 
-    training: Stream
+    stream: Stream
     mesh: Mesh
     skipped: set[str] = dataclasses.field(default_factory=set, init=False)
     metrics = ("skipped",)
@@ -137,19 +136,18 @@ class Streamed:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        return self.training.image_shape
+        return self.stream.image_shape
 
     def __len__(self) -> int:
         """Returns the number of examples."""
-        return len(self.training.source)
+        return len(self.stream.source)
 
     def feeds(self, key: jax.Array, batch_size: int, *, pairs: bool) -> Callable[[int], Feed]:
         """Returns feeds of a step each; pairs are made by the host, within its own part."""
-        seed = int(np.asarray(jax.random.bits(key, dtype="uint32")))
-        stream = dataclasses.replace(
-            self.training,
+        batches = Batches(
+            self.stream,
             batch_size=batch_size,
-            seed=seed,
+            seed=int(np.asarray(jax.random.bits(key, dtype="uint32"))),
             pairs=pairs,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -160,33 +158,33 @@ class Streamed:
         def feed(step: int) -> Feed:
             nonlocal following, position
             if following is None or step != position:
-                following = stream.batches(step)
+                following = batches.start(step)
             batch = next(following)
             position = step + 1
             own, other = self._assemble(batch.images, batch.labels), None
             if batch.partner_images is not None and batch.partner_labels is not None:
                 other = self._assemble(batch.partner_images, batch.partner_labels)
-            self.skipped.update(map(stream.source.item_name, batch.skipped))
+            self.skipped.update(map(self.stream.source.item_name, batch.skipped))
             return Loaded(own, other, self._count(len(batch.skipped)))
 
         return feed
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Reads the examples."""
-        return np.array([self.training.source[int(i)].label for i in indices], np.int32)
+        return np.array([self.stream.source[int(i)].label for i in indices], np.int32)
 
     def take(self, indices: np.ndarray) -> jax.Array:
         """Reads and decodes the images whose place is on this process's devices."""
         split, shape = NamedSharding(self.mesh, P("data")), (len(indices), *self.image_shape)
 
         def part(place: Any) -> np.ndarray:
-            return np.stack(list(self._threads.map(self.training.view, indices[place[0]].tolist())))
+            return np.stack(list(self._threads.map(self.stream.view, indices[place[0]].tolist())))
 
         return jax.make_array_from_callback(shape, split, part)
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max(self.training.workers, 1))
+        return ThreadPoolExecutor(max(self.stream.workers, 1))
 
     def _count(self, count: int) -> jax.Array:
         """Returns a global array with this process's `count` in it."""
