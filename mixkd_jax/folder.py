@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from etils import epath
 
@@ -22,11 +23,16 @@ def student_name(arm: str, seed: int) -> str:
 
 
 def split_name(name: str) -> tuple[str, int] | None:
-    """Returns the arm and the seed of a student's name, and None for any other model's."""
+    """Returns the arm and the seed of a student's name, and None for any other text.
+
+    It is the inverse of `student_name`: a name that this doesn't make, such as "arms/ce/00", is
+    no student's, so that no two names are those of one student.
+    """
     parts = name.split("/")
-    if len(parts) != 3 or parts[0] != "arms" or not (parts[2].isascii() and parts[2].isdigit()):
+    if len(parts) != 3 or not re.fullmatch("[0-9]{1,18}", parts[2]):
         return None
-    return parts[1].replace(_COLON, ":"), int(parts[2])
+    arm, seed = parts[1].replace(_COLON, ":"), int(parts[2])
+    return (arm, seed) if arm and student_name(arm, seed) == name else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +82,11 @@ class Folder:
 
     def model_names(self) -> list[str]:
         """Returns the names of the teacher and of all students whose folders are there."""
-        found = [TEACHER] if (self.root / TEACHER).exists() else []
+        found = [TEACHER] if (self.root / TEACHER).is_dir() else []
         arms = self.root / "arms"
-        for arm in sorted(arms.iterdir()) if arms.exists() else []:
-            if not arm.is_dir():
-                continue
-            names = (f"arms/{arm.name}/{seed.name}" for seed in arm.iterdir())
+        for arm in sorted(arms.iterdir()) if arms.is_dir() else []:
+            seeds = [seed.name for seed in arm.iterdir()] if arm.is_dir() else []
+            names = (f"arms/{arm.name}/{seed}" for seed in seeds)
             found += sorted((name for name in names if split_name(name)), key=_by_seed)
         return found
 

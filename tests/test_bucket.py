@@ -13,7 +13,7 @@ from gcp_storage_emulator.handlers import objects
 
 from mixkd_jax import experiment, files, workdir
 from mixkd_jax.config import ConfigError
-from mixkd_jax.evaluation import compare
+from mixkd_jax.report import compare
 from mixkd_jax.training.preemption import Stopped
 
 VALUES = {

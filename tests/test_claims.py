@@ -1,12 +1,13 @@
 """The rules on numbers that were made to hold them, to break them, or to leave them open."""
 
+import dataclasses
 import json
 
 import pytest
 import run_folders
 
-from mixkd_jax.evaluation import claims
-from mixkd_jax.evaluation.run_folder import read
+from mixkd_jax.report import claims
+from mixkd_jax.report.records import read
 
 ARMS = ("ce", "kd", "mixkd")
 
@@ -17,24 +18,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def change(root, run, file, path, value):
-    """Sets one number of a JSON file."""
-    target = root / run / file
-    content = json.loads(target.read_text())
-    place = content
-    for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
-    target.write_text(json.dumps(content))
-
-
 def verdict(root, name):
     return next(claim.verdict for claim in claims.judge(read(root)) if claim.name == name)
-
-
-def set_metric(root, arm, metric, values):
-    for seed, value in enumerate(values):
-        change(root, f"arms/{arm}/{seed}", "evaluation.json", ("metrics", metric), value)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +35,10 @@ def test_confusion(root, excess, reference, structure, expected):
     means = {"outside_excess": excess, "outside_reference": reference, "structure": structure}
     for name, mean in means.items():
         value = {"count": 50, "mean": mean, "stderr": 0.01}
-        change(root, "teacher", "analysis.json", (*peak, name), value)
+        run_folders.change(root / "teacher/analysis.json", *peak, name, value)
     assert verdict(root, "C1") == expected
     unknown = {"count": 0, "mean": None, "stderr": None}
-    change(root, "teacher", "analysis.json", (*peak, "structure"), unknown)
+    run_folders.change(root / "teacher/analysis.json", *peak, "structure", unknown)
     assert verdict(root, "C1") == "not testable here"
 
 
@@ -68,7 +53,7 @@ def test_confusion(root, excess, reference, structure, expected):
 def test_linearity(root, gains, expected):
     path = ("splits", "test", "mixed", "all", "peak", "linearity_gain", "mean")
     for seed, gain in enumerate(gains):
-        change(root, f"arms/mixkd/{seed}", "analysis.json", path, gain)
+        run_folders.change(root / f"arms/mixkd/{seed}/analysis.json", *path, gain)
     assert verdict(root, "C2") == expected
 
 
@@ -81,8 +66,8 @@ def test_linearity(root, gains, expected):
     ],
 )
 def test_accuracy(root, ours, expected):
-    set_metric(root, "ce", "accuracy", [0.78, 0.78, 0.80])
-    set_metric(root, "mixkd", "accuracy", ours)
+    run_folders.set_metric(root, "ce", "accuracy", [0.78, 0.78, 0.80])
+    run_folders.set_metric(root, "mixkd", "accuracy", ours)
     assert verdict(root, "C3") == expected
 
 
@@ -95,12 +80,12 @@ def test_accuracy(root, ours, expected):
     ],
 )
 def test_overconfidence(root, ce, mixkd, expected):
-    set_metric(root, "ce", "overconfidence", ce)
-    set_metric(root, "mixkd", "overconfidence", mixkd)
+    run_folders.set_metric(root, "ce", "overconfidence", ce)
+    run_folders.set_metric(root, "mixkd", "overconfidence", mixkd)
     assert verdict(root, "C4") == expected
 
 
-def test_what_needs_several_runs_or_seeds_or_an_analysis_is_not_testable(tmp_path):
+def test_what_needs_options_or_seeds_or_an_analysis_is_not_testable(tmp_path):
     run_folders.make(tmp_path, arms=ARMS, seeds=1)
     found = claims.judge(read(tmp_path))
     assert [claim.name for claim in found] == ["C1", "C2", "C3", "C4", "C5", "C6"]
@@ -111,3 +96,25 @@ def test_what_needs_several_runs_or_seeds_or_an_analysis_is_not_testable(tmp_pat
 def test_without_arms_nothing_is_testable(tmp_path):
     run_folders.make(tmp_path, arms=())
     assert {claim.verdict for claim in claims.judge(read(tmp_path))} == {"not testable here"}
+
+
+def test_overconfidence_is_shown_against_both_baselines(root):
+    for arm, gap in (("ce", 0.2), ("kd", 0.05), ("mixkd", -0.01)):
+        run_folders.set_metric(root, arm, "overconfidence", [gap] * 3)
+    (found,) = (claim for claim in claims.judge(read(root)) if claim.name == "C4")
+    assert found.numbers["factors"] == pytest.approx({"ce": 20, "kd": 5})
+    assert "factor of 20.0 against ce and 5.0 against kd" in found.shows
+
+
+def test_linearity_is_also_compared_with_mixup_and_kd(root):
+    peak = ("splits", "test", "mixed", "all", "peak", "nonlinearity", "mean")
+    for arm, values in (("kd", (0.5, 0.6, 0.7)), ("mixkd", (0.4, 0.4, 0.4))):
+        for seed, value in enumerate(values):
+            run_folders.change(root / f"arms/{arm}/{seed}/analysis.json", *peak, value)
+    (found,) = (claim for claim in claims.judge(read(root)) if claim.name == "C2")
+    assert found.numbers["kd - mixkd"]["mean"] == pytest.approx(0.2)
+    assert "kd - mixkd: +0.200 [-0.048, +0.448]" in found.shows
+
+
+def test_numbers_are_strict_json(root):
+    json.dumps([dataclasses.asdict(claim) for claim in claims.judge(read(root))], allow_nan=False)

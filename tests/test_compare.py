@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 import run_folders
 
 from mixkd_jax.config import ConfigError
-from mixkd_jax.evaluation import claims_across, compare
+from mixkd_jax.report import compare, sweeps, teachers
+from mixkd_jax.report.figures import tradeoff
 
 RNG = np.random.default_rng(0)
 
@@ -15,18 +14,12 @@ def add(root, name, temperature, metrics, teacher=0.0, **config):
     values = {"loss": {"temperature": temperature}, "arms": ["kd", "mixkd"], "seeds": [0, 1]}
     run_folders.make(root / name, arms=("kd", "mixkd"), seeds=2, config=values | config)
     for arm, numbers in metrics.items():
-        for seed, sign in enumerate((-1, 1)):
-            change = dict(zip(("accuracy", "ece", "overconfidence"), numbers, strict=True))
-            set_metrics(root / name / f"arms/{arm}/{seed}", change, 0.001 * sign)
-    set_metrics(root / name / "teacher", {"overconfidence": teacher}, 0)
+        for metric, mean in zip(("accuracy", "ece", "overconfidence"), numbers, strict=True):
+            run_folders.set_metric(root / name, arm, metric, [mean - 0.001, mean + 0.001])
+    run_folders.change(
+        root / name / "teacher/evaluation.json", "metrics", "overconfidence", teacher
+    )
     return root / name
-
-
-def set_metrics(folder, change, noise):
-    path = folder / "evaluation.json"
-    content = json.loads(path.read_text())
-    content["metrics"] |= {name: value + noise for name, value in change.items()}
-    path.write_text(json.dumps(content))
 
 
 def sweep(root, mixkd):
@@ -39,7 +32,7 @@ def sweep(root, mixkd):
 
 
 def judged(runs):
-    return {claim.name: claim for claim in claims_across.judge(compare.read_runs(runs))}
+    return {claim.name: claim for claim in compare.judge(compare.read_runs(runs))}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +47,7 @@ def test_temperature(tmp_path, mixkd, expected):
     runs = sweep(tmp_path, mixkd)
     found = judged(runs)["C6"]
     assert found.verdict == expected
-    assert "kd: rank correlation 1.00, ECE varies by 2.00 points" in found.shows
+    assert "kd: rank correlation 1.00 [1.00, 1.00], ECE varies by 2.00 [2.00, 2.00]" in found.shows
     assert judged(runs[:2])["C6"].verdict == "not testable here"
 
 
@@ -63,16 +56,15 @@ def test_std_is_no_temperature_of_the_scale(tmp_path):
     far = add(tmp_path, "Tstd", "std", {"kd": (0.7, 0.5, 0), "mixkd": (0.7, 0.1, 0)})
     assert judged([*runs, far])["C6"] == judged(runs)["C6"]
     assert judged([*runs[:2], far])["C6"].verdict == "not testable here"
-    folders = compare.read_runs([*runs, far])
-    figure = compare.accuracy_and_ece(folders, ["kd"], claims_across.temperatures(folders))
-    assert [len(np.asarray(line.get_xydata())) for line in figure.axes[0].lines] == [3, 4]
+    sweep_ = sweeps.across(compare.read_runs([*runs, far]), sweeps.TEMPERATURE)
+    path, points = tradeoff.trade(sweep_).axes[0].lines[:2]
+    assert [len(np.asarray(line.get_xydata())) for line in (path, points)] == [3, 4]
 
 
 def test_sweep_draws_means_and_intervals_over_seeds(tmp_path):
     runs = sweep(tmp_path, [(0.8, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
-    folders = compare.read_runs(runs)
-    figure = compare.sweep(folders, ["kd", "mixkd"], claims_across.temperatures(folders))
-    accuracy, ece = figure.axes
+    found = sweeps.across(compare.read_runs(runs), sweeps.TEMPERATURE)
+    accuracy, ece = tradeoff.over_temperature(found).axes
     for axes, means in ((accuracy, [80, 82, 83]), (ece, [2, 5, 9])):
         np.testing.assert_allclose(np.asarray(axes.lines[1].get_xydata())[:, 1], means)
         # Two seeds, 0.1 points to both sides: the standard error is 0.1, Student's t 12.706.
@@ -107,14 +99,14 @@ def test_partial_correlation_is_that_of_the_textbook():
     x, y = x + z, y + z - 0.5 * x
     xy, xz, yz = (np.corrcoef(a, b)[0, 1] for a, b in ((x, y), (x, z), (y, z)))
     expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
-    assert claims_across.partial_correlation(x, y, z) == pytest.approx(expected)
+    assert teachers.partial_correlation(x, y, z) == pytest.approx(expected)
 
 
 def test_fields_that_differ():
     folders = {}
     for name, config in (("a", {"x": {"y": 1}, "z": 2}), ("b", {"x": {"y": 3}, "z": 2, "w": 0})):
-        folders[name] = type("Folder", (), {"config": {"config": config}})()
-    assert claims_across.differing(folders) == {"w": [None, 0], "x.y": [1, 3]}
+        folders[name] = type("Folder", (), {"config": config})()
+    assert sweeps.differing(folders) == {"w": [None, 0], "x.y": [1, 3]}
 
 
 def test_page_and_files(tmp_path):
@@ -127,7 +119,7 @@ def test_page_and_files(tmp_path):
 
     files = made()
     assert files == made()
-    assert {"compare.html", "results.csv", "fields.tex", "accuracy_ece.png"} <= files.keys()
+    assert {"compare.html", "results.csv", "fields.tex", "trade.png"} <= files.keys()
     text = files["compare.html"].decode()
     for run in ("T1", "T2", "T8"):
         assert f"{run}: mixkd" in text
@@ -149,11 +141,29 @@ def test_what_is_no_comparison_is_refused(tmp_path):
         compare.read_runs([tmp_path / "a", tmp_path / "b"])
 
 
+def test_runs_that_differ_in_the_teacher_s_temperature_alone_decide_transfer(tmp_path):
+    for name, gap in (("a", 0.1), ("b", 0.02), ("c", -0.05)):
+        values = {"loss": {"teacher_temperature": {"a": 0.5, "b": 1, "c": 2}[name]}}
+        add(tmp_path, name, "2", {"mixkd": (0.8, 0.1, 0.7 * gap)}, **values)
+        for seed in range(2):
+            path = tmp_path / name / f"arms/mixkd/{seed}/evaluation.json"
+            run_folders.change(path, "teacher", {"accuracy": 0.8, "overconfidence": gap})
+    found = judged([tmp_path / name for name in "abc"])["C5"]
+    assert found.verdict == "supported" and "slope 0.70 [0.70, 0.70]" in found.shows
+
+
+def test_every_claim_of_each_run_is_shown(tmp_path):
+    runs = sweep(tmp_path, [(0.8, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
+    compare.write(runs, tmp_path / "out")
+    rows = (tmp_path / "out/tables/claims.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["claim", "C1", "C2", "C3", "C4", "C5", "C6"]
+
+
 def test_sweep_is_joined_and_drawn_at_the_means(tmp_path):
     runs = sweep(tmp_path, [(0.80, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
-    folders = compare.read_runs(runs)
-    figure = compare.accuracy_and_ece(folders, ["kd", "mixkd"], claims_across.temperatures(folders))
-    line, mixkd = figure.axes[0].lines[2:]
+    found = sweeps.across(compare.read_runs(runs), sweeps.TEMPERATURE)
+    axes = tradeoff.trade(found).axes[0]
+    line, mixkd = axes.lines[2:]
     assert np.array_equal(np.asarray(line.get_xydata()), np.asarray(mixkd.get_xydata()))
     np.testing.assert_allclose(np.asarray(mixkd.get_xydata()), [(80, 2), (82, 5), (83, 9)])
-    assert [t.get_text() for t in figure.axes[0].texts[3:]] == ["T=1", "T=2", "T=8"]
+    assert [text.get_text() for text in axes.texts[3:]] == ["1", "2", "8"]

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
-from mixkd_jax.evaluation import figures
+from mixkd_jax.report import figures
 
 ARMS = ["ce", "mixup", "kd", "mixkd"]
 

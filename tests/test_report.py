@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 import run_folders
 
-from mixkd_jax.evaluation import report, results
-from mixkd_jax.evaluation.run_folder import read
+from mixkd_jax.report import report, results
+from mixkd_jax.report.records import read
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "path", "use", "rect"}
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import run_folders
 
-from mixkd_jax.evaluation import compare, report
+from mixkd_jax.report import compare, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")

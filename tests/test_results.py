@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import run_folders
 
-from mixkd_jax.evaluation import results
+from mixkd_jax.report import results
 
 
 def strict(text):
@@ -19,10 +18,7 @@ def strict(text):
 
 
 def set_metric(root, run, name, value):
-    path = root / run / "evaluation.json"
-    content = json.loads(path.read_text())
-    content["metrics"][name] = value
-    path.write_text(json.dumps(content))
+    run_folders.change(root / run / "evaluation.json", "metrics", name, value)
 
 
 def test_means_and_sample_deviations_are_those_of_numpy(tmp_path):
@@ -115,8 +111,7 @@ def test_images_that_were_left_out_are_told(tmp_path):
 def test_a_value_that_is_not_finite_is_null_and_not_averaged_away(tmp_path, value):
     run_folders.make(tmp_path)
     set_metric(tmp_path, "arms/kd/1", "nll", value)
-    results.write(tmp_path)
-    read = strict((tmp_path / "results.json").read_text("utf-8"))
+    read = strict(json.dumps(results.collect(tmp_path), allow_nan=False))
     statistics = read["arms"]["kd"]["nll"]
     assert statistics["values"][1] is None
     assert statistics["mean"] is None and statistics["std"] is None
@@ -152,24 +147,34 @@ def test_time_is_summed_over_runs(tmp_path):
     np.testing.assert_allclose(time["total"], np.sum([list(file.values()) for file in files]))
 
 
-def test_a_seed_that_lacks_a_metric_is_named(tmp_path):
+def test_a_metric_that_a_seed_lacks_is_not_averaged_over_the_others(tmp_path):
     run_folders.make(tmp_path)
     set_metric(tmp_path, "arms/kd/1", "extra", 1.0)
-    with pytest.raises(ValueError, match=r"arms/kd/0/evaluation\.json: .* extra not found"):
-        results.collect(tmp_path)
+    extra = results.collect(tmp_path)["arms"]["kd"]["extra"]
+    assert extra["values"] == [None, 1.0, None] and extra["mean"] is None
 
 
-def test_write_leaves_the_old_file_whole_when_it_fails(tmp_path, monkeypatch):
-    run_folders.make(tmp_path)
-    written = results.write(tmp_path)
-    before = (tmp_path / "results.json").read_text("utf-8")
-    assert strict(before) == written == results.collect(tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
-    set_metric(tmp_path, "teacher", "accuracy", 0.25)
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        results.write(tmp_path)
-    assert (tmp_path / "results.json").read_text("utf-8") == before
+def test_cpu_time_is_beside_the_total_not_in_it(tmp_path):
+    run_folders.make(tmp_path, arms=("ce",), seeds=1)
+    before = results.collect(tmp_path)["time"]["total"]
+    run_folders.change(tmp_path / "teacher/time.json", "cpu", 1000.0)
+    after = results.collect(tmp_path)["time"]
+    assert after["total"] == before and after["cpu"] == 1000.0
+
+
+def test_models_at_different_steps_are_never_averaged(tmp_path):
+    run_folders.make(tmp_path, arms=("ce", "kd"), seeds=3)
+    run_folders.change(tmp_path / "arms/kd/0/evaluation.json", "step", 20)
+    collected = results.collect(tmp_path)
+    assert collected["seeds"] == {"ce": [0, 1, 2], "kd": [1, 2]}
+    assert collected["behind"] == {"arms/kd/0": 20}
+    assert "Not in the table: arms/kd/0, evaluated at step 20" in results.table(collected)
+
+
+def test_warnings_are_told(tmp_path):
+    run_folders.make(tmp_path, arms=("ce",), seeds=2)
+    (tmp_path / "arms/ce/1/evaluation.json").write_text("")
+    assert "\nWarning: arms/ce/1/evaluation.json: " in results.table(results.collect(tmp_path))
 
 
 def test_table_shows_each_figure_in_the_unit_of_its_column(tmp_path):
@@ -203,6 +208,6 @@ def test_table_as_markdown(tmp_path):
 
 def test_results_load_neither_plotting_nor_training_libraries():
     heavy = "{'matplotlib', 'jinja2', 'flax', 'optax', 'orbax'}"
-    code = f"import sys, mixkd_jax.evaluation.results; sys.exit(str({heavy} & set(sys.modules)))"
+    code = f"import sys, mixkd_jax.report.results; sys.exit(str({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"

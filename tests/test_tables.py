@@ -5,8 +5,8 @@ import pytest
 import run_folders
 from scipy import stats
 
-from mixkd_jax.evaluation import comparison, results, tables
-from mixkd_jax.evaluation.run_folder import read
+from mixkd_jax.report import intervals, results, tables
+from mixkd_jax.report.records import read
 
 
 @pytest.fixture(scope="module")

@@ -1,148 +1,219 @@
-"""Tables of a run: the same cells for the report, for CSV and for LaTeX, and all numbers as CSV."""
+"""Tables of a report, as numbers: for the page, for CSV and for LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import tabulate
 from etils import epath
 
-from mixkd_jax.report import comparison, results
-from mixkd_jax.report.comparison import at
-from mixkd_jax.report.metrics import METRICS
-from mixkd_jax.report.run_folder import RunFolder, split_run
 from mixkd_jax.files import write_text
+from mixkd_jax.folder import TEACHER, split_name
+from mixkd_jax.report import latex, results
+from mixkd_jax.report.intervals import analysis_values, at, interval, signed_values
+from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL, Quantity
+from mixkd_jax.report.records import Records
 
-_PEAK = ("splits", "test", "mixed", "all", "peak")
-_OVERALL = ("splits", "test", "mixed", "all", "overall")
-# heading -> where in analysis.json; decimals
-VICINAL = {
-    "L_NL": ((*_OVERALL, "nonlinearity", "mean"), 3),
-    "L_NL, peak": ((*_PEAK, "nonlinearity", "mean"), 3),
-    "gain, peak": ((*_PEAK, "linearity_gain", "mean"), 3),
-    "entropy, peak": ((*_PEAK, "entropy", "mean"), 3),
-    "KL mixed": ((*_OVERALL, "kl_teacher", "mean"), 3),
-    "KL real": (("splits", "test", "real", "kl_teacher", "mean"), 3),
-    "agree mixed": ((*_OVERALL, "agreement", "mean"), 3),
-    "agree real": (("splits", "test", "real", "agreement", "mean"), 3),
-    "CKA mixed": (("splits", "test", "cka", "mixed"), 3),
-    "CKA real": (("splits", "test", "cka", "real"), 3),
-    "straightness": (("splits", "test", "straightness", "mean"), 3),
-}
-CALIBRATION = {
-    "ECE": (("calibration", "scores", "ece"), 4),
-    "adaptive": (("calibration", "scores", "adaptive_ece"), 4),
-    "classwise": (("calibration", "scores", "classwise_ece"), 4),
-    "AURC": (("calibration", "scores", "aurc"), 4),
-    "T": (("calibration", "temperature"), 2),
-    "ECE at T": (("calibration", "scaled", "ece"), 4),
-    "NLL": (("calibration", "scores", "nll"), 3),
-    "NLL at T": (("calibration", "scaled", "nll"), 3),
-}
+_NUMBERS = ("mean", "std", "ci_low", "ci_high", "n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A quantity of a model, or the difference of two, over seeds.
+
+    Attributes:
+      quantity: what it is.
+      found: as `intervals.interval` returns it; with "won" it is a difference.
+    """
+
+    quantity: Quantity
+    found: Mapping[str, Any]
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether it is the difference of two arms."""
+        return "won" in self.found
+
+    @property
+    def text(self) -> str:
+        """The mean, in the heading's unit."""
+        mean = self.found["mean"]
+        if mean is None:
+            return results.MISSING
+        return self.quantity.text(mean, signed=self.is_difference)
+
+    @property
+    def detail(self) -> str:
+        """What is known of the mean: the standard deviation, or the interval of a difference."""
+        if self.found["low"] is None:
+            return ""
+        if not self.is_difference:
+            return f"± {self.quantity.size(self.found['std'])}"
+        limits = (self.quantity.text(self.found[end], signed=True) for end in ("low", "high"))
+        return f"[{', '.join(limits)}]"
+
+    @property
+    def won(self) -> str:
+        """Of a difference: in how many seeds the first arm is better."""
+        if not self.is_difference or not self.found["seeds"]:
+            return ""
+        return f"{self.found['won']}/{self.found['seeds']}"
+
+    def numbers(self) -> list[str]:
+        """Mean, std, limits and number of seeds for CSV, in the unit of the heading."""
+        keys = ("mean", "std", "low", "high")
+        values = [self.found[key] for key in keys]
+        scaled = ["" if v is None else repr(self.quantity.scale * v) for v in values]
+        return [*scaled, str(self.found["seeds"])]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Text cells.
+    """Rows of cells.
 
     Attributes:
       name: of its files.
-      headings: of all columns.
-      rows: cells; the first of each row names it.
+      caption: what a screen reader says of it.
+      headings: of all columns; of the first, what the rows are.
+      rows: the row's name, then a `Cell` or a text for each further column.
     """
 
     name: str
+    caption: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell | str]]
 
 
-def metrics(summary: dict[str, Any]) -> Table:
-    """The main table, as it is printed at the end of a run."""
-    headings = ["model", *(metric.heading for metric in METRICS.values()), "beats ce (acc, ECE)"]
-    return Table("results", headings, results.rows(summary))
+def metrics(records: Records, summary: Mapping[str, Any]) -> Table:
+    """The main table: all metrics of the teacher and of every arm."""
+    found = {arm: records.of_arm(records.evaluations, arm) for arm in records.arms}
+    rows: list[list[Cell | str]] = []
+    if summary["teacher"]:
+        one = [_of_teacher(METRICS[name], summary["teacher"].get(name)) for name in METRICS]
+        rows.append([TEACHER, *one, ""])
+    won = {row[0]: row[-1] for row in results.rows(summary)}
+    for arm in found:
+        cells = [
+            _complete(METRICS[name], signed_values(records, arm, name), len(found[arm]))
+            for name in METRICS
+        ]
+        rows.append([arm, *cells, won[arm]])
+    headings = ["model", *(metric.heading for metric in METRICS.values())]
+    return Table("results", "Metrics on the test images", [*headings, "beats ce: acc, ECE"], rows)
 
 
-def differences(summary: dict[str, Any]) -> Table:
+def differences(summary: Mapping[str, Any]) -> Table:
     """Paired differences between arms: mean and 95 % interval, and seeds won."""
-    rows = []
-    for name, found in summary["differences"].items():
-        cells = [_difference(metric, found[metric]) for metric in METRICS]
-        rows.append([name, *cells])
-    headings = [
-        f"|{metric.heading}|" if metric.better == "zero" else metric.heading
-        for metric in METRICS.values()
+    rows = [
+        [name, *(Cell(_size(METRICS[metric]), found[metric]) for metric in METRICS)]
+        for name, found in summary["differences"].items()
     ]
-    return Table("differences", ["arms", *headings], rows)
+    headings = ["arms", *(_size(metric).heading for metric in METRICS.values())]
+    return Table("differences", "Differences between arms of the same seed", headings, rows)
 
 
-def analysed(folder: RunFolder, name: str, columns: dict[str, Any]) -> Table:
-    """Numbers of `analysis.json`: `columns` is `VICINAL` or `CALIBRATION`."""
-    rows = []
-    if "teacher" in folder.analyses:
-        teacher = folder.analyses["teacher"]
-        rows.append(["teacher", *(_cell([at(teacher, *p)], d) for p, d in columns.values())])
-    for arm in folder.arms():
-        seeds = [comparison.analysis_values(folder, arm, *path) for path, _ in columns.values()]
-        if any(seeds):
-            digits = [decimals for _, decimals in columns.values()]
-            cells = (_cell(list(s.values()), d) for s, d in zip(seeds, digits, strict=True))
-            rows.append([arm, *cells])
-    return Table(name, ["model", *columns], rows)
+def vicinal(records: Records) -> Table:
+    """What models predict between two test images."""
+    return _analysed(records, "vicinal", "Between two images", VICINAL)
 
 
-def values(folder: RunFolder) -> Table:
-    """Every number, unrounded, one a row: model, seed, quantity, value."""
-    rows = []
-    for run, evaluation in folder.evaluations.items():
-        arm, seed = split_run(run)
-        found = {name: evaluation["metrics"].get(name) for name in METRICS}
-        analysis = folder.analyses.get(run)
-        found |= {f"vicinal: {name}": at(analysis, *path) for name, (path, _) in VICINAL.items()}
-        found |= {
-            f"calibration: {name}": at(analysis, *path) for name, (path, _) in CALIBRATION.items()
-        }
-        where = [arm or "teacher", str(seed) if arm else ""]
-        rows += [[*where, name, repr(value)] for name, value in found.items() if value is not None]
-    return Table("values", ["model", "seed", "quantity", "value"], rows)
+def calibration(records: Records) -> Table:
+    """Calibration beyond the ECE."""
+    return _analysed(records, "calibration", "Calibration", CALIBRATION)
+
+
+def _analysed(
+    records: Records, name: str, caption: str, columns: Mapping[tuple[str, ...], Quantity]
+) -> Table:
+    rows: list[list[Cell | str]] = []
+    if TEACHER in records.analyses:
+        teacher = records.analyses[TEACHER]
+        rows.append([TEACHER, *(_of_teacher(spec, at(teacher, *p)) for p, spec in columns.items())])
+    for arm in records.arms:
+        number = len(records.of_arm(records.analyses, arm))
+        if number:
+            values = {path: analysis_values(records, arm, *path) for path in columns}
+            rows.append([arm, *(_complete(columns[p], v, number) for p, v in values.items())])
+    headings = ["model", *(spec.heading for spec in columns.values())]
+    return Table(name, caption, headings, rows)
+
+
+def _of_teacher(quantity: Quantity, value: float | None) -> Cell:
+    return Cell(quantity, interval([] if value is None else [value]))
+
+
+def _complete(quantity: Quantity, values: Mapping[int, float], number: int) -> Cell:
+    """Returns a cell that is empty if a seed's value isn't known: its absence would flatter."""
+    return Cell(quantity, interval(values.values() if len(values) == number else []))
+
+
+def _size(metric: Quantity) -> Quantity:
+    """Returns what is compared of a signed metric: its size, so that less is better."""
+    if metric.better != "zero":
+        return metric
+    return dataclasses.replace(metric, name=f"|{metric.name}|", better="lower", lowest=0)
 
 
 def write(tables: Iterable[Table], folder: epath.Path) -> None:
-    """Writes <name>.csv of every table, and <name>.tex (booktabs) of all but "values"."""
+    """Writes <name>.csv and <name>.tex of every table."""
     for table in tables:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.headings, *table.rows])
-        write_text(folder / f"{table.name}.csv", text.getvalue())
-        if table.name != "values":
-            tex = tabulate.tabulate(
-                table.rows,
-                headers=table.headings,
-                tablefmt="latex_booktabs",
-                disable_numparse=True,
-                colalign=("left", *["right"] * (len(table.headings) - 1)),
-            )
-            write_text(folder / f"{table.name}.tex", tex + "\n")
+        write_text(folder / f"{table.name}.csv", _csv(_long(table)))
+        write_text(folder / f"{table.name}.tex", latex.render(table))
 
 
-def _cell(known: list[float | None], decimals: int) -> str:
-    if not known or None in known:
-        return results.MISSING
-    found = comparison.interval(x for x in known if x is not None)
-    text = f"{found['mean']:.{decimals}f}"
-    if found["low"] is None:
-        return text
-    return f"{text} ± {found['mean'] - found['low']:.{decimals}f}"
+def write_values(records: Records, folder: epath.Path) -> None:
+    """Writes values.csv: every number of every model, unrounded."""
+    write_text(folder / "values.csv", _csv(values(records)))
 
 
-def _difference(metric: str, found: dict[str, Any]) -> str:
-    if found["mean"] is None:
-        return results.MISSING
-    spec = METRICS[metric]
-    text = f"{found['mean'] * spec.scale:+.{spec.decimals}f}"
-    if found["low"] is not None:
-        half = (found["mean"] - found["low"]) * spec.scale
-        text += f" ± {half:.{spec.decimals}f}"
-    return f"{text} ({found['won']}/{found['seeds']})"
+def values(records: Records) -> list[list[str]]:
+    """Every number of every model, one a row, below a row of headings."""
+    rows = [["model", "seed", "step", "quantity", "unit", "value"]]
+    for name, evaluation in records.evaluations.items():
+        arm, seed = split_name(name) or (TEACHER, "")
+        where = [_cell_text(arm), str(seed), str(evaluation["step"])]
+        analysis = records.analyses.get(name)
+        found = [(q, q.name, evaluation["metrics"].get(key)) for key, q in METRICS.items()]
+        found += [(q, f"vicinal: {q.name}", at(analysis, *path)) for path, q in VICINAL.items()]
+        found += [
+            (q, f"calibration: {q.name}", at(analysis, *path)) for path, q in CALIBRATION.items()
+        ]
+        rows += [
+            [*where, text, quantity.unit, repr(quantity.scale * value)]
+            for quantity, text, value in found
+            if value is not None
+        ]
+    return rows
+
+
+def _long(table: Table) -> list[list[str]]:
+    """Returns a row for each cell of numbers; a table of texts as it is."""
+    cells = [cell for row in table.rows for cell in row[1:] if isinstance(cell, Cell)]
+    if not cells:
+        texts = [[_cell_text(str(text)) for text in row] for row in table.rows]
+        return [list(table.headings), *texts]
+    compared = any(cell.is_difference for cell in cells)
+    first = ["ours", "theirs"] if compared else ["model"]
+    rows = [[*first, "quantity", "unit", *_NUMBERS, *(["won"] if compared else [])]]
+    for name, *columns in table.rows:
+        names = str(name).split(" - ") if compared else [str(name)]
+        for cell in columns:
+            if isinstance(cell, Cell):
+                quantity = [cell.quantity.name, cell.quantity.unit]
+                won = [str(cell.found["won"])] if compared else []
+                rows.append([*map(_cell_text, names), *quantity, *cell.numbers(), *won])
+    return rows
+
+
+def _cell_text(text: str) -> str:
+    """Returns a text that a spreadsheet doesn't take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,75 @@
+"""What the files of a run must hold to be shown; a file may hold more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixkd_jax.report.shapes import AMOUNT, ANYTHING, COUNT, NUMBER, TEXT, Each, Optional
+
+_RECIPE = {"base": TEXT, "loss": TEXT, "options": Each(ANYTHING)}
+EVALUATION = {
+    "step": COUNT,
+    "recipe": Optional(_RECIPE),
+    "metrics": Each(NUMBER),
+    "bins": {"count": [AMOUNT], "confidence": [AMOUNT], "correct": [AMOUNT]},
+    "teacher": Optional(Each(NUMBER)),
+}
+TIME = Each(AMOUNT)
+_STATISTIC = {"mean": NUMBER, "stderr": NUMBER}
+_CURVE = {"mean": [NUMBER], "stderr": [NUMBER]}
+_TEST = {
+    "images": COUNT,
+    "pairs": COUNT,
+    "path_pairs": COUNT,
+    "mixed": {
+        "all": {"overall": Each(_STATISTIC), "peak": Each(_STATISTIC), "bins": Each(_CURVE)},
+        "different": {"peak": Each(_STATISTIC)},
+    },
+    "straightness": _STATISTIC,
+    "real": Optional(Each(_STATISTIC)),
+    "cka": Optional(Each(NUMBER)),
+}
+_CALIBRATION = {
+    "scores": Each(NUMBER),
+    "scaled": Optional(Each(NUMBER)),
+    "temperature": NUMBER,
+    "held_out": COUNT,
+    "reliability": {"count": [AMOUNT], "accuracy": [NUMBER], "low": [NUMBER], "high": [NUMBER]},
+    "risk_coverage": {"coverage": [AMOUNT], "risk": [NUMBER]},
+}
+_EXAMPLE = {
+    "pair": COUNT,
+    "lam": AMOUNT,
+    "labels": [COUNT],
+    "classes": [COUNT],
+    "probabilities": [AMOUNT],
+}
+ANALYSIS = {
+    "step": COUNT,
+    "splits": {"test": _TEST},
+    "calibration": _CALIBRATION,
+    "corruption": Optional({"scores": {"mean": Each([NUMBER])}}),
+    "examples": Optional([_EXAMPLE]),
+}
+# Where the run itself is described, in config.json.
+CONFIG = {
+    "config": Each(ANYTHING),
+    "data": Each(ANYTHING),
+    "versions": Each(TEXT),
+    "devices": [TEXT],
+    "git_commit": TEXT,
+    "command": TEXT,
+}
+
+
+def lengths(content: Any, place: str = "") -> dict[str, dict[str, int]]:
+    """Returns the lengths of the lists of numbers by the object that they are in and their name."""
+    found: dict[str, dict[str, int]] = {}
+    for name, entry in content.items():
+        inside = f"{place}.{name}" if place else name
+        if isinstance(entry, Mapping):
+            found |= lengths(entry, inside)
+        elif isinstance(entry, list) and name != "examples":
+            found.setdefault(place, {})[name] = len(entry)
+    return found
