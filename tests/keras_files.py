@@ -14,7 +14,7 @@ import pytest
 
 from mixkd_jax.models import heads
 from mixkd_jax.models.resnet18 import ResNet18
-from mixkd_jax.weights import WeightsError, load_keras
+from mixkd_jax.weights import WeightsError, load_weights
 
 SHAPE = (32, 32, 3)
 CONFIG = {"class_name": "Functional", "config": {"layers": []}}
@@ -90,7 +90,7 @@ def write_keras(path, config=CONFIG, extra=(), **options):
 
 
 def load(path):
-    return load_keras(path, TINY, SHAPE)
+    return load_weights(path, TINY, SHAPE)
 
 
 def assert_loads(path, rtol=0):

@@ -22,7 +22,7 @@ from mixkd_jax.models.convnext import ConvNeXt  # noqa: E402
 from mixkd_jax.models.network import Network  # noqa: E402
 from mixkd_jax.models.resnet_imagenet import ResNetV1, ResNetV2  # noqa: E402
 from mixkd_jax.models.vit import ViT  # noqa: E402
-from mixkd_jax.weights import load_keras  # noqa: E402
+from mixkd_jax.weights import load_weights  # noqa: E402
 
 # Keras 3 converts JAX arrays to NumPy without the keyword `copy`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -104,7 +104,7 @@ def _pair(name, model, keras_model, size, folder):
     references.calibrate(keras_model, call, images)
     path = Path(folder) / f"{name}.keras"
     keras_model.save(path)
-    variables = load_keras(path, model, (size, size, 3))
+    variables = load_weights(path, model, (size, size, 3))
     return Pair(Network(model, *statistics), variables, keras_model, call, pixels, images)
 
 
@@ -212,7 +212,7 @@ def test_other_formats_give_the_same_variables(name, suffix, tmp_path):
         references.save_legacy(pair.keras_model, path)
     else:
         pair.keras_model.save_weights(path)
-    loaded = load_keras(path, pair.network.module, (64, 64, 3))
+    loaded = load_weights(path, pair.network.module, (64, 64, 3))
     jax.tree.map(np.testing.assert_array_equal, loaded, pair.variables)
 
 
@@ -224,7 +224,7 @@ def test_a_vit_loads_from_weights_alone_and_from_a_flat_model(tmp_path):
     flat = keras.Model(backbone.input, logits(backbone.output[:, 0, :]))
     flat.save(tmp_path / "flat.keras")
     for file in ("nested.weights.h5", "flat.keras"):
-        loaded = load_keras(tmp_path / file, pair.network.module, (64, 64, 3))
+        loaded = load_weights(tmp_path / file, pair.network.module, (64, 64, 3))
         jax.tree.map(np.testing.assert_array_equal, loaded, pair.variables)
 
 
@@ -235,7 +235,7 @@ def test_a_nested_backbone_loads_too(tmp_path):
     nested = keras.Model(inputs, keras.layers.Dense(CLASSES)(features(inputs)))
     references.randomize(nested)
     nested.save(tmp_path / "nested.keras")
-    loaded = load_keras(tmp_path / "nested.keras", SMALL["convnext_tiny"](), (64, 64, 3))
+    loaded = load_weights(tmp_path / "nested.keras", SMALL["convnext_tiny"](), (64, 64, 3))
     kernel = loaded["params"]["head"]["logits"]["kernel"]
     np.testing.assert_array_equal(kernel, np.asarray(nested.layers[-1].kernel.value))
     scale = loaded["params"]["backbone"]["layernorm"]["scale"]

@@ -14,7 +14,7 @@ import keras_files as files  # noqa: E402
 
 from mixkd_jax.models import create_model, heads  # noqa: E402
 from mixkd_jax.models.convnext import ConvNeXt  # noqa: E402
-from mixkd_jax.weights import WeightsError, load_backbone, load_keras  # noqa: E402
+from mixkd_jax.weights import WeightsError, load_backbone, load_weights  # noqa: E402
 
 
 def test_a_keras_file_and_its_weights_alone(tmp_path):
@@ -101,7 +101,7 @@ def test_each_weight_that_does_not_fit_is_named(tmp_path):
         r"missing: batch_stats/backbone/bn1/var \[64\], as layers/batch_normalization_4/vars/3",
         r"missing: params/backbone/bn0/scale \[64\]",
         r"missing: batch_stats/backbone/bn0/mean \[64\]",
-        "dtype: params/head/logits/bias needs floats, the file has int32",
+        "dtype: params/head/logits/bias needs floats of 16 to 64 bits, the file has int32",
         r"extra: /layers/dense_1/vars/0 \[3, 2\]",
         r"extra: /elsewhere/vars/0 \[1\]",
     )
@@ -111,12 +111,34 @@ def test_another_number_of_classes_is_a_clear_error(tmp_path):
     path = files.write_keras(tmp_path / "a.keras")
     model = files.TINY.clone(head=heads.LinearHead(5))
     with pytest.raises(WeightsError, match=r"logits/bias needs \[5\], the file has .* \[3\]"):
-        load_keras(path, model, files.SHAPE)
+        load_weights(path, model, files.SHAPE)
 
 
-def test_a_model_that_keras_lacks_is_refused():
-    with pytest.raises(TypeError, match="expected one of the models that Keras has.*; got CNN"):
-        load_keras("any.keras", create_model("cnn", num_classes=2), files.SHAPE)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cnn", "expected one of the models that Keras has.*; got CNN"),
+        ("resnet50_torch", "for a Keras file choose the model without '_torch'"),
+    ],
+)
+def test_a_model_that_keras_lacks_is_refused(tmp_path, name, message):
+    path = files.write_keras(tmp_path / "a.keras")
+    with pytest.raises(TypeError, match=message):
+        load_weights(path, create_model(name, num_classes=2), files.SHAPE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_named(tmp_path, value):
+    def edit(file):
+        file["layers/conv2d_1/vars/0"][0, 0, 0, 0] = value
+        file["layers/dense/vars/1"][1:] = value
+
+    files.assert_refused(
+        files.write_h5(tmp_path / "a.weights.h5", edit),
+        "weights that aren't finite: 2\n",
+        "not finite: /layers/conv2d_1/vars/0 has 1 of 36864 values NaN or inf",
+        "not finite: /layers/dense/vars/1 has 2 of 3 values NaN or inf",
+    )
 
 
 @pytest.mark.parametrize("head", [(), ("dense",), ("dense", "dense_1")])
@@ -174,7 +196,7 @@ def test_what_only_the_configuration_tells_of_a_convnext(tmp_path, mean, classes
         ConvNeXt(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4)), heads.LinearHead(3)
     )
     with pytest.raises(WeightsError, match=message):
-        load_keras(path, model, files.SHAPE)
+        load_weights(path, model, files.SHAPE)
 
 
 @pytest.mark.parametrize("config", [[], {}, {"config": {"layers": [1]}}])
@@ -183,7 +205,7 @@ def test_a_configuration_that_is_no_model_is_refused(tmp_path, config):
         ConvNeXt(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4)), heads.LinearHead(3)
     )
     with pytest.raises(WeightsError, match="config.json describes no Keras model"):
-        load_keras(files.write_keras(tmp_path / "a.keras", config=config), model, files.SHAPE)
+        load_weights(files.write_keras(tmp_path / "a.keras", config=config), model, files.SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +239,9 @@ def test_offline_the_hub_gives_a_clear_message(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "path"), [("huggingface_hub", "hf://owner/repo/a.keras"), ("h5py", "a.keras")]
 )
-def test_a_missing_package_is_named(monkeypatch, module, path):
+def test_a_missing_package_is_named(tmp_path, monkeypatch, module, path):
+    if module == "h5py":
+        path = files.write_keras(tmp_path / path)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(WeightsError, match=rf"needs {module}: pip install 'mixkd-jax\[weights\]'"):
         files.load(path)
@@ -226,7 +250,8 @@ def test_a_missing_package_is_named(monkeypatch, module, path):
 def test_the_packages_of_the_extra_are_loaded_only_when_used():
     code = (
         "import sys, mixkd_jax.models, mixkd_jax.weights\n"
-        "print([m for m in ('h5py', 'huggingface_hub', 'keras') if m in sys.modules])"
+        "names = ('h5py', 'huggingface_hub', 'keras', 'safetensors', 'torch')\n"
+        "print([m for m in names if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

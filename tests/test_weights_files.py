@@ -57,7 +57,9 @@ def test_other_files_are_refused(tmp_path):
     files.assert_refused(tmp_path / "absent.keras", "No such file")
     path = tmp_path / "pointer.keras"
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    files.assert_refused(path, r"expected a zip .* or HDF5 file; it begins with b.version .")
+    files.assert_refused(
+        path, r"expected a zip .*, HDF5 or safetensors file; it begins with b.version ."
+    )
     files.assert_refused(
         files.write_zip(tmp_path / "a.keras", [("config.json", "{}")]),
         "expected one model.weights.h5",

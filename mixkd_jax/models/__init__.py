@@ -70,8 +70,9 @@ def create_model(
         dtype: Of the computation, such as ``"bfloat16"``; parameters, BatchNorm statistics and
             logits are float32.
         **options: Of the family: ``width`` of ``cnn``, ``dropout`` of ``wrn-*``; ``head`` of the
-            paper's models (``"student"``, ``"teacher"`` or ``"imagenet"``, by default the one that
-            the paper gives it) and ``train_backbone`` (False: training freezes the backbone, see
+            models of ImageNet (``"student"``, ``"teacher"`` or ``"imagenet"``, by default the one
+            that the paper gives it, and ImageNet's where the name ends in ``_torch``) and
+            ``train_backbone`` (False: training freezes the backbone, see
             `mixkd_jax.models.heads.Classifier`).
 
     Returns:

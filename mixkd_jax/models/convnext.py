@@ -1,7 +1,7 @@
-"""ConvNeXt (Liu et al., arXiv:2201.03545) as in keras.applications.
+"""ConvNeXt (Liu et al., arXiv:2201.03545) as in keras.applications or PyTorch.
 
-It takes pixels in [0, 255] and standardises them itself. The stochastic depth of Keras' models is
-zero, so there is none here.
+Keras' takes pixels in [0, 255] and standardises them itself; PyTorch's, of timm and torchvision,
+takes them standardised. The stochastic depth of Keras' models is zero, so there is none here.
 """
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mixkd_jax.models import layers
-from mixkd_jax.models.keras_layers import Backbone, glorot_uniform
+from mixkd_jax.models.backbone import Backbone, glorot_uniform
 from mixkd_jax.models.preprocess import standardize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,8 +21,9 @@ class ConvNeXt(Backbone):
     Attributes:
         depths: Number of blocks of each of the four stages.
         widths: Channels of each stage.
-        pool_first: Whether the last LayerNorm follows the spatial mean, as under Keras' ImageNet
-            classifier, or goes before it, as in the paper's teachers (``include_top=False``).
+        pool_first: Whether the last LayerNorm follows the spatial mean, as in PyTorch and under
+            Keras' ImageNet classifier, or goes before it, as in the paper's teachers
+            (``include_top=False``).
     """
 
     depths: tuple[int, int, int, int] = (3, 3, 9, 3)
@@ -33,7 +34,7 @@ class ConvNeXt(Backbone):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns the pooled and normalised features, float32 [B, widths[-1]]."""
         del train  # nothing here depends on it
-        x = standardize(images, MEAN, STD)
+        x = images if self.torch else standardize(images, MEAN, STD)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage == 0:
                 x = self.conv("stem_conv", x, width, 4, stride=4)

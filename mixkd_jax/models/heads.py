@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mixkd_jax.models import layers
-from mixkd_jax.models.keras_layers import Backbone, glorot_uniform
+from mixkd_jax.models.backbone import Backbone, glorot_uniform
 
 HEADS = ("student", "teacher", "imagenet")
 

@@ -1,14 +1,18 @@
-"""The paper's models by name: which backbone, which head, and how their pixels are scaled."""
+"""Models of ImageNet by name: which backbone, which head, and how their pixels are scaled.
+
+The paper's have the architectures of Keras; a name that ends in ``_torch`` is the architecture as
+PyTorch has it, in timm and torchvision.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from jax.typing import DTypeLike
 
 from mixkd_jax.models import convnext, heads
-from mixkd_jax.models.keras_layers import Backbone
+from mixkd_jax.models.backbone import Backbone
 from mixkd_jax.models.mobilenet_v2 import MobileNetV2
 from mixkd_jax.models.resnet18 import ResNet18
 from mixkd_jax.models.resnet_imagenet import ResNetV1, ResNetV2
@@ -31,29 +35,46 @@ _CAFFE = PixelStatistics((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """A backbone, the head that the paper gives it, and the statistics of its pixels."""
+    """A backbone, the head that it has by default, and the statistics of its pixels."""
 
     backbone: Callable[..., Backbone]
     head: str
-    paper: PixelStatistics
-    keras: PixelStatistics
+    pixels: Mapping[str, PixelStatistics]  # by pipeline
 
 
+def _keras(
+    backbone: Callable[..., Backbone], head: str, paper: PixelStatistics, keras: PixelStatistics
+) -> _Model:
+    return _Model(backbone, head, {"paper": paper, "keras": keras})
+
+
+def _torch(
+    backbone: Callable[..., Backbone], timm: PixelStatistics = _IMAGENET, **fields: Any
+) -> _Model:
+    backbone = functools.partial(backbone, torch=True, **fields)
+    return _Model(backbone, "imagenet", {"timm": timm, "torchvision": _IMAGENET})
+
+
+_CONVNEXT_LARGE = functools.partial(
+    convnext.ConvNeXt, depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536)
+)
 _MODELS: dict[str, _Model] = {
-    "resnet18": _Model(ResNet18, "student", _RAW, _RAW),
-    "resnet50": _Model(ResNetV1, "student", _RAW, _CAFFE),
-    "mobilenet_v2": _Model(MobileNetV2, "student", _RAW, _HALF),
-    "resnet152v2": _Model(
+    "resnet18": _keras(ResNet18, "student", _RAW, _RAW),
+    "resnet50": _keras(ResNetV1, "student", _RAW, _CAFFE),
+    "mobilenet_v2": _keras(MobileNetV2, "student", _RAW, _HALF),
+    "resnet152v2": _keras(
         functools.partial(ResNetV2, blocks=(3, 8, 36, 3)), "teacher", _RAW, _HALF
     ),
-    "convnext_tiny": _Model(convnext.ConvNeXt, "teacher", _RAW, _RAW),
-    "convnext_large": _Model(
-        functools.partial(convnext.ConvNeXt, depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536)),
-        "teacher",
-        _RAW,
-        _RAW,
-    ),
-    "vit_b16": _Model(ViT, "teacher", _IMAGENET, _HALF),
+    "convnext_tiny": _keras(convnext.ConvNeXt, "teacher", _RAW, _RAW),
+    "convnext_large": _keras(_CONVNEXT_LARGE, "teacher", _RAW, _RAW),
+    "vit_b16": _keras(ViT, "teacher", _IMAGENET, _HALF),
+    "resnet18_torch": _torch(ResNetV1, blocks=(2, 2, 2, 2), bottleneck=False),
+    "resnet50_torch": _torch(ResNetV1),
+    "mobilenet_v2_torch": _torch(MobileNetV2),
+    "convnext_tiny_torch": _torch(convnext.ConvNeXt, pool_first=True),
+    "convnext_large_torch": _torch(_CONVNEXT_LARGE, pool_first=True),
+    "vit_b16_torch": _torch(ViT, timm=_HALF),
+    "vit_b16_avg_torch": _torch(ViT, timm=_HALF, pool_patches=True),
 }
 NAMES = tuple(_MODELS)
 
@@ -70,7 +91,7 @@ def create(
     model = _MODELS[name]
     kind = model.head if head is None else head
     backbone = model.backbone(dtype=dtype)
-    if isinstance(backbone, convnext.ConvNeXt):
+    if isinstance(backbone, convnext.ConvNeXt) and not backbone.torch:
         backbone = backbone.clone(pool_first=kind == "imagenet")
     return heads.Classifier(backbone, heads.make_head(kind, num_classes), train_backbone)
 
@@ -79,12 +100,18 @@ def pixel_statistics(name: str, *, pipeline: str = "paper") -> PixelStatistics:
     """Returns the (mean, std) with which `Network` sees pixels as a pipeline's authors did.
 
     Args:
-        name: Of a model that keras.applications, keras_hub or image-classifiers has.
-        pipeline: ``"paper"``: of the paper's code, to fine-tune or to load its teachers; pixels
-            stay in [0, 255] but for ViT, which has ImageNet's mean and deviation. ``"keras"``: of
-            ``preprocess_input``, to use a downloaded ImageNet classifier as it is. That of
-            ``resnet50`` also wants the channels in the order blue, green, red:
-            ``images[..., ::-1]``.
+        name: Of a model that Keras or PyTorch has.
+        pipeline: Of a model as Keras has it, ``"paper"`` or ``"keras"``; of one whose name ends in
+            ``_torch``, ``"timm"`` or ``"torchvision"``.
+
+            * ``"paper"``: of the paper's code, to fine-tune or to load its teachers; pixels stay
+              in [0, 255] but for ViT, which has ImageNet's mean and deviation.
+            * ``"keras"``: of ``preprocess_input``, to use a downloaded ImageNet classifier as it
+              is. That of ``resnet50`` also wants the channels in the order blue, green, red:
+              ``images[..., ::-1]``.
+            * ``"torchvision"``: ImageNet's mean and deviation.
+            * ``"timm"``: the default of the architecture in timm: the same, but [-1, 1] for ViT.
+              Some of its files were trained with others, which their ``config.json`` tells.
 
     Raises:
         ValueError: For another name or pipeline. The CIFAR families are standardised by their
@@ -92,6 +119,9 @@ def pixel_statistics(name: str, *, pipeline: str = "paper") -> PixelStatistics:
     """
     if name not in _MODELS:
         raise ValueError(f"model name: expected one of {', '.join(NAMES)}; got {name!r}")
-    if pipeline not in ("paper", "keras"):
-        raise ValueError(f"pipeline: expected 'paper' or 'keras', got {pipeline!r}")
-    return getattr(_MODELS[name], pipeline)
+    known = _MODELS[name].pixels
+    if pipeline not in known:
+        raise ValueError(
+            f"pipeline of {name!r}: expected {' or '.join(map(repr, known))}, got {pipeline!r}"
+        )
+    return known[pipeline]

@@ -1,10 +1,16 @@
-"""MobileNetV2 (Sandler et al., arXiv:1801.04381) as in keras.applications, width 1."""
+"""MobileNetV2 (Sandler et al., arXiv:1801.04381) of width 1, as in keras.applications or PyTorch.
+
+PyTorch's, of timm and torchvision, pads both sides of a convolution of stride 2 where TensorFlow
+pads one, and has other constants of BatchNorm.
+"""
+
+import functools
 
 import flax.linen as nn
 import jax
 
 from mixkd_jax.models import layers
-from mixkd_jax.models.keras_layers import Backbone
+from mixkd_jax.models.backbone import Backbone
 
 # Of each inverted residual block: filters, stride, expansion.
 BLOCKS = (
@@ -24,7 +30,7 @@ class MobileNetV2(Backbone):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns the spatial mean of the last feature map, float32 [B, 1280]."""
-        x = self.conv("Conv1", images, 32, 3, stride=2, padding="SAME", bias=False)
+        x = self.conv("Conv1", images, 32, 3, stride=2, padding=self.padding(), bias=False)
         x = nn.relu6(self.norm("bn_Conv1", x, train))
         for index, (filters, stride, expansion) in enumerate(BLOCKS):
             name = f"block_{index}" if index else "expanded_conv"
@@ -46,7 +52,7 @@ class MobileNetV2(Backbone):
             width,
             3,
             stride=stride,
-            padding="SAME",
+            padding=self.padding(),
             bias=False,
             groups=width,
         )
@@ -55,12 +61,12 @@ class MobileNetV2(Backbone):
         y = self.norm(f"{name}_project_BN", y, train)
         return x + y if stride == 1 and x.shape[-1] == filters else y
 
+    def padding(self) -> int | str:
+        """Returns how the 3x3 convolutions are padded."""
+        return 1 if self.torch else "SAME"
+
     def norm(self, name: str, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises over the batch with Keras' constants for this family."""
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.999,
-            epsilon=1e-3,
-            dtype=self.dtype,
-            name=name,
-        )(x)
+        """Normalises over the batch with Keras' constants for this family, or PyTorch's."""
+        keras = functools.partial(nn.BatchNorm, momentum=0.999, epsilon=1e-3)
+        norm = layers.BatchNorm if self.torch else keras
+        return norm(use_running_average=not train, dtype=self.dtype, name=name)(x)

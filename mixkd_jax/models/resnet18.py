@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from mixkd_jax.models import layers
-from mixkd_jax.models.keras_layers import Backbone, pad_max_pool
+from mixkd_jax.models.backbone import Backbone, pad_max_pool
 
 _he_uniform = nn.initializers.he_uniform()
 

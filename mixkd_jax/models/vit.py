@@ -1,14 +1,17 @@
-"""The Vision Transformer of Dosovitskiy et al. (arXiv:2010.11929) as in keras_hub."""
+"""The Vision Transformer of Dosovitskiy et al. (arXiv:2010.11929).
+
+keras_hub, timm and torchvision have the same one; their weights lie differently in a file.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mixkd_jax.models.keras_layers import Backbone, glorot_uniform
+from mixkd_jax.models.backbone import Backbone, glorot_uniform
 
 
 class ViT(Backbone):
-    """The network without its classifier: the final state of the class token.
+    """The network without its classifier.
 
     The position embedding has one row a patch and one for the class token, so its shape follows
     the size of the images that the variables were made for.
@@ -19,6 +22,8 @@ class ViT(Backbone):
         heads: Number of attention heads.
         mlp_width: Of the hidden layer of each block.
         patch: Height and width of a patch, in pixels; divides the images'.
+        pool_patches: Whether the features are the mean over the patches' final states, as timm's
+            ``global_pool="avg"`` has it, or the class token's.
     """
 
     depth: int = 12
@@ -26,11 +31,12 @@ class ViT(Backbone):
     heads: int = 12
     mlp_width: int = 3072
     patch: int = 16
+    pool_patches: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Returns the class token's state after the last LayerNorm, float32 [B, width]."""
-        del train  # nothing here depends on it: keras_hub's dropout is 0
+        """Returns the pooled state after the last LayerNorm, float32 [B, width]."""
+        del train  # nothing here depends on it: the dropout is 0
         batch, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(
@@ -48,7 +54,8 @@ class ViT(Backbone):
         x = x + positions.astype(x.dtype)
         for index in range(self.depth):
             x = self.block(f"block_{index}", x)
-        return self.layer_norm("layer_norm", x[:, 0]).astype(jnp.float32)
+        x = x[:, 1:].mean(1) if self.pool_patches else x[:, 0]
+        return self.layer_norm("layer_norm", x).astype(jnp.float32)
 
     def block(self, name: str, x: jax.Array) -> jax.Array:
         """Self-attention and a two-layer perceptron, each after a LayerNorm and added to x."""

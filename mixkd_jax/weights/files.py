@@ -57,7 +57,7 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
                 config, raw = _unzip(stack, raw)
             elif start != b"\x89HDF\r\n\x1a\n":
                 raise WeightsError(
-                    f"expected a zip (.keras) or HDF5 file; it begins with {start!r}"
+                    f"expected a zip (.keras), HDF5 or safetensors file; it begins with {start!r}"
                 )
             yield stack.enter_context(h5py.File(raw, "r")), config
     except WeightsError as error:

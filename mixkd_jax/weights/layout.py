@@ -66,6 +66,11 @@ def keras_layers(model: nn.Module) -> list[KerasLayer]:
         ConvNeXt: _convnext,
         ViT: _vit,
     }
+    if isinstance(model, Classifier) and model.backbone.torch:
+        raise TypeError(
+            "model: this is an architecture as PyTorch has it, whose weights are in safetensors; "
+            "for a Keras file choose the model without '_torch'"
+        )
     if not isinstance(model, Classifier) or type(model.backbone) not in backbones:
         raise TypeError(
             f"model: expected one of the models that Keras has, such as create_model('resnet50', "

@@ -27,7 +27,7 @@ def stored_weights(file: Any, layers: Sequence[KerasLayer]) -> dict[str, Any]:
         layers: Of the model, as `layout.keras_layers` returns them.
 
     Returns:
-        `h5py.Dataset`s by place, such as ``conv2d_3/vars/0``; others have their own path.
+        `h5py.Dataset`s by place, such as ``layers/conv2d_3/vars/0``; others have their own path.
 
     Raises:
         WeightsError: For an unsafe file, or one in which two layers claim one place.
@@ -56,7 +56,7 @@ def _keras3(
     for path, data in flat.items():
         first, _, rest = path.partition("/")
         group, _, variable = rest.partition("/")
-        placed[f"{renamed[group]}/{variable}" if first == "layers" else path] = data
+        placed[f"layers/{renamed[group]}/{variable}" if first == "layers" else path] = data
     return placed
 
 
@@ -130,7 +130,7 @@ def _legacy(
 
 
 def _variable_places(layer: KerasLayer) -> list[str]:
-    return [f"{layer.h5}/vars/{index}" for index in range(len(VARIABLES[layer.kind]))]
+    return [f"layers/{layer.h5}/vars/{index}" for index in range(len(VARIABLES[layer.kind]))]
 
 
 def _legacy_list(file: Any, group: str, attribute: str) -> list[str]:

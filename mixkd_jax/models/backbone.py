@@ -1,7 +1,8 @@
-"""Layers as Keras has them, for the families whose weights come from Keras files.
+"""What the families have in common whose weights come from files of Keras or PyTorch.
 
-A submodule has the name of its Keras layer, so that a weight is found under the same name here and
-there. Parameters and statistics are float32; `dtype` is that of the computation.
+A submodule has the name of its layer in keras.applications, in PyTorch's variant too; the places of
+its weights in each kind of file are in `mixkd_jax.weights`. Parameters and statistics are float32;
+`dtype` is that of the computation.
 """
 
 import flax.linen as nn
@@ -17,9 +18,12 @@ class Backbone(nn.Module):
 
     Attributes:
         dtype: Of the computation; parameters, statistics and features are float32.
+        torch: Whether this is the architecture as timm and torchvision have it, whose weights are
+            in safetensors, instead of Keras', whose weights are in Keras files.
     """
 
     dtype: DTypeLike = jnp.float32
+    torch: bool = False
 
     def conv(
         self,
@@ -48,7 +52,7 @@ class Backbone(nn.Module):
         )(x)
 
     def layer_norm(self, name: str, x: jax.Array) -> jax.Array:
-        """Normalises over channels with Keras' epsilon of ConvNeXt and ViT."""
+        """Normalises over channels with the epsilon of ConvNeXt and ViT, in Keras and PyTorch."""
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
 
 
