@@ -16,6 +16,7 @@ os.environ["KERAS_BACKEND"] = "jax"  # read when keras is imported
 keras = pytest.importorskip("keras", reason="needs Keras: pip install keras h5py")
 
 import keras_references as references  # noqa: E402
+from smooth_images import smooth_images  # noqa: E402
 
 from mixkd_jax.models import create_model, heads, pixel_statistics  # noqa: E402
 from mixkd_jax.models.convnext import ConvNeXt  # noqa: E402
@@ -94,7 +95,7 @@ class Pair(NamedTuple):
 def _pair(name, model, keras_model, size, folder):
     """Random weights in Keras, saved by Keras, loaded by us; pixels and what the paper feeds."""
     statistics = pixel_statistics(name.replace("imagenet", "tiny"))
-    pixels = _smooth_images(4, size)
+    pixels = smooth_images(4, size)
     images = pixels
     if name == "vit_b16":
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -106,16 +107,6 @@ def _pair(name, model, keras_model, size, folder):
     keras_model.save(path)
     variables = load_weights(path, model, (size, size, 3))
     return Pair(Network(model, *statistics), variables, keras_model, call, pixels, images)
-
-
-def _smooth_images(count, size):
-    """Images with structure at every scale: features of plain noise would be all alike."""
-    rng = np.random.default_rng(2)
-    total = np.zeros((count, size, size, 3))
-    for cells in (1, 2, 4, 8, 16):
-        coarse = rng.uniform(-1, 1, (count, cells, cells, 3))
-        total += coarse.repeat(size // cells, 1).repeat(size // cells, 2)
-    return np.clip(128 + 60 * total, 0, 255).astype("float32")
 
 
 @functools.cache

@@ -17,6 +17,7 @@ torchvision = pytest.importorskip("torchvision", reason="needs torchvision, of t
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="needs safetensors")
 
 import torch_references as references  # noqa: E402
+from smooth_images import smooth_images  # noqa: E402
 
 from mixkd_jax.models import create_model, heads, pixel_statistics  # noqa: E402
 from mixkd_jax.models.network import Network  # noqa: E402
@@ -53,41 +54,35 @@ PAIRS = [(library, name) for library, names in (("timm", TIMM), ("torchvision", 
 SMALL = [pair for pair in PAIRS if pair[1] != "convnext_large_torch"]
 
 
-def _reference(library, name, size=224):
+def _reference(library, name, size=224, depth=12):
     """Returns that library's own model, and its own mean and deviation of pixels."""
     vit = name.startswith("vit")
     if library == "timm":
-        options = {"img_size": size} if vit else {}
+        options = {"img_size": size, "depth": depth} if vit else {}
         if name == "vit_b16_avg_torch":
             options["global_pool"] = "avg"
         model = timm.create_model(TIMM[name], num_classes=CLASSES, **options)
         pixels = timm.data.resolve_data_config(model=model)
         return model, (pixels["mean"], pixels["std"])
-    options = {"image_size": size} if vit else {}
-    name = TORCHVISION[name]
-    model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
+    name, options = TORCHVISION[name], {"num_classes": CLASSES, "weights": None}
+    if vit:  # what `vit_b_16` calls, which takes no number of layers
+        model = torchvision.models.vision_transformer._vision_transformer(
+            16, depth, 12, 768, 3072, progress=False, image_size=size, **options
+        )
+    else:
+        model = torchvision.models.get_model(name, **options)
     pixels = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     return model, (tuple(pixels.mean), tuple(pixels.std))
 
 
-def _smooth_images(count, size):
-    """Images with structure at every scale: features of plain noise would be all alike."""
-    rng = np.random.default_rng(2)
-    total = np.zeros((count, size, size, 3))
-    for cells in (1, 2, 4, 8, 16):
-        coarse = rng.uniform(-1, 1, (count, cells, cells, 3))
-        total += coarse.repeat(size // cells, 1).repeat(size // cells, 2)
-    return np.clip(128 + 60 * total, 0, 255).astype("float32")
-
-
-def _assert_same(name, reference, pixels, size, statistics):
-    """Compares a library's model with ours: logits, weights, constants, training."""
-    raw = _smooth_images(4, size)
+def _assert_same(module, statistics, reference, pixels, size):
+    """Compares our model with a library's: its weights, its constants, its logits."""
+    raw = smooth_images(4, size)
     images = references.to_torch(((raw / 255 - pixels[0]) / pixels[1]).astype("float32"))
     references.randomize(reference, images)
     with torch.no_grad():
         theirs = reference(images).numpy()
-    network = Network(create_model(name, num_classes=CLASSES), *statistics)
+    network = Network(module, *statistics)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         safetensors_torch.save_file(reference.state_dict(), path)
@@ -103,10 +98,22 @@ def _assert_same(name, reference, pixels, size, statistics):
 def _assert_every_weight_is_used_once(reference, network, variables, images):
     expected = jax.eval_shape(network.module.init, jax.random.key(0), images)
     assert jax.tree.structure(expected) == jax.tree.structure(variables)
-    names = [name for name in reference.state_dict() if not name.endswith("batches_tracked")]
-    theirs = np.concatenate([reference.state_dict()[n].numpy().ravel() for n in names])
-    ours = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(variables)])
-    np.testing.assert_array_equal(np.sort(ours), np.sort(theirs))
+    state = reference.state_dict()
+    theirs = [state[name].numpy() for name in state if not name.endswith("batches_tracked")]
+    assert _fingerprint(jax.tree.leaves(variables)) == _fingerprint(theirs)
+
+
+def _fingerprint(arrays):
+    """Returns two sums over all values, in any order, whose bits are taken for integers."""
+    count, total, squares = 0, 0, 0
+    for array in arrays:
+        bits = np.ravel(array).view(np.uint32).astype(np.uint64)
+        count, total, squares = (
+            count + bits.size,
+            total + int(bits.sum()),
+            squares + int(bits @ bits),
+        )
+    return count, total, squares % 2**64
 
 
 def _assert_constants_are_pytorchs(reference, network, variables, images):
@@ -131,21 +138,26 @@ def _assert_constants_are_pytorchs(reference, network, variables, images):
 
 @pytest.mark.parametrize(("library", "name"), SMALL)
 def test_logits_and_weights_equal_those_of(library, name):
-    reference, pixels = _reference(library, name, 64)
+    """At 64 pixels; a ViT has 3 of its 12 blocks, which are alike."""
+    module = create_model(name, num_classes=CLASSES)
+    if name.startswith("vit"):
+        module = module.clone(backbone=module.backbone.clone(depth=3))
     statistics = pixel_statistics(name, pipeline=library)
-    _assert_same(name, reference, pixels, 64, statistics)
+    _assert_same(module, statistics, *_reference(library, name, 64, 3), 64)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("library", "name"), PAIRS)
 def test_full_models_equal_at_224_pixels(library, name):
-    reference, pixels = _reference(library, name)
-    _assert_same(name, reference, pixels, 224, pixel_statistics(name, pipeline=library))
+    module = create_model(name, num_classes=CLASSES)
+    statistics = pixel_statistics(name, pipeline=library)
+    _assert_same(module, statistics, *_reference(library, name), 224)
 
 
 @pytest.mark.parametrize("name", CIFAR_MODELS)
 def test_cifar_models_equal_those_of_repdistiller(name):
-    _assert_same(name, CIFAR_MODELS[name](), CIFAR, 32, CIFAR)
+    module = create_model(name, num_classes=CLASSES)
+    _assert_same(module, CIFAR, CIFAR_MODELS[name](), CIFAR, 32)
 
 
 @pytest.mark.parametrize(("library", "name"), PAIRS)
