@@ -75,9 +75,9 @@ class Training:
     )
     dtype: str = fields.one_of(("float32", "bfloat16"), "of computation")
     pixels: str = fields.one_of(
-        ("data", "paper", "keras"),
-        '"data" standardises pixels by data.mean and data.std; "paper" and "keras" as the pipeline '
-        "of the paper or of keras.applications did it for this model",
+        ("data", "paper", "keras", "torchvision", "timm"),
+        '"data" standardises pixels by data.mean and data.std, the others as the pipeline of that name '
+        "did for this model: the paper's or Keras', or for a _torch model torchvision's or timm's",
     )
     weights: str = fields.field(
         "",

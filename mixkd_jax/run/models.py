@@ -30,6 +30,11 @@ def check_model(name: str, training: config.Training) -> None:
                 f'config.{name}.{field}: expected "{only}" for {training.model}, got "{got}"; '
                 f"others are for {', '.join(models.imagenet.NAMES)}"
             )
+    if training.pixels != "data":
+        try:
+            models.pixel_statistics(training.model, pipeline=training.pixels)
+        except ValueError as error:
+            raise ConfigError(f"config.{name}.pixels: {error}") from None
     if not training.duration.amount and not training.weights:
         raise ConfigError(
             f"config.{name}.duration: expected a positive duration, or a file of its weights in "
@@ -85,7 +90,7 @@ def read_weights(
     module, file = network.module, training.weights or training.backbone_weights
     try:
         if training.weights:
-            return weights.load_keras(file, module, image_shape, host=True)
+            return weights.load_weights(file, module, image_shape, host=True)
         nothing = {"params": {}, "batch_stats": {}}
         return weights.load_backbone(file, module, image_shape, nothing, host=True)
     except (TypeError, weights.WeightsError) as error:

@@ -19,7 +19,7 @@ from mixkd_jax.weights import keras, torch
 from mixkd_jax.weights.errors import WeightsError
 from mixkd_jax.weights.hub import local_path
 
-__all__ = ["WeightsError", "load_backbone", "load_keras", "load_weights"]
+__all__ = ["WeightsError", "load_backbone", "load_weights"]
 
 _HEADS = ("head", "classifier")  # of the models of ImageNet, and of the others
 _PICKLE = """a pickle of PyTorch, which can run any code when it is read and never is here; \
@@ -60,7 +60,6 @@ def load_weights(
     return _load(path, model, image_shape, headless=False, host=host)
 
 
-load_keras = load_weights  # the name that the settings of a run know
 
 
 def load_backbone(
