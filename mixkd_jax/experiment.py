@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -74,10 +75,9 @@ def run(
 
 def _report(folder: Folder) -> dict[str, Any]:
     """Writes `results.json` and `report.html` from what is in a run's folder."""
-    from mixkd_jax.report import report, results  # loads matplotlib
+    from mixkd_jax.report import report  # loads matplotlib
 
     if jax.process_index() == 0:
-        results.write(folder.root)
         report.write(folder.root)
     sharding.barrier("reported")
-    return results.collect(folder.root)
+    return json.loads(folder.results.read_text())

@@ -60,8 +60,6 @@ def load_weights(
     return _load(path, model, image_shape, headless=False, host=host)
 
 
-
-
 def load_backbone(
     path: str | os.PathLike[str],
     model: nn.Module,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixkd_jax.weights import config as _config
-from mixkd_jax.weights.files import open_weights
 from mixkd_jax.weights.assign import Path, Stored, Target, read_all
+from mixkd_jax.weights.files import open_weights
 from mixkd_jax.weights.layout import VARIABLES, KerasLayer, keras_layers
 from mixkd_jax.weights.places import stored_weights
 

@@ -14,8 +14,8 @@ import flax.linen as nn
 import numpy as np
 
 from mixkd_jax.models import create_model, model_names
-from mixkd_jax.weights.errors import WeightsError
 from mixkd_jax.weights.assign import Path, Stored, Target, read_all
+from mixkd_jax.weights.errors import WeightsError
 from mixkd_jax.weights.torch_layout import Layout, layouts
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
