@@ -76,8 +76,8 @@ class Training:
     dtype: str = fields.one_of(("float32", "bfloat16"), "of computation")
     pixels: str = fields.one_of(
         ("data", "paper", "keras", "torchvision", "timm"),
-        '"data" standardises pixels by data.mean and data.std, the others as the pipeline of that name '
-        "did for this model: the paper's or Keras', or for a _torch model torchvision's or timm's",
+        '"data" standardises pixels by data.mean and data.std, the others as the pipeline of that '
+        "name did for this model: the paper's or Keras', or torchvision's or timm's for a _torch one",
     )
     weights: str = fields.field(
         "",

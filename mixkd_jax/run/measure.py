@@ -106,10 +106,13 @@ class Measures:
         clock.save()
 
     def is_evaluated(self, fit: Fit) -> bool:
-        """Whether a model was evaluated after its last step, with the bins of the config."""
+        """Whether a model was evaluated after its last step, with the bins of the config.
+
+        And whether that step's checkpoint is there: a measure and a model are of one step.
+        """
         found = _read(fit.folder.evaluation)
         bins = len(found.get("bins", {}).get("count", ()))
-        done = found.get("step") == fit.steps.total
+        done = found.get("step") == fit.steps.total and fit.is_whole()
         return sharding.agreed(done and bins == self._settings.evaluation.num_bins)
 
     def write_analysis(

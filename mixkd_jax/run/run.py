@@ -83,6 +83,9 @@ class Run:
         if not self._left():
             return
         teacher = self._load_teacher()
+        if not self._teacher.is_whole():  # its last checkpoint was damaged
+            self._train("teacher", [self._teacher], None)
+            teacher = self._load_teacher()
         assert teacher is not None
         for fits in group.divide(self._left()):
             self._train("student", fits, teacher)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
@@ -14,6 +17,10 @@ from mixkd_jax.training.state import TrainState
 
 class CheckpointError(ValueError):
     """A checkpoint that doesn't fit the state it is restored into."""
+
+
+class _Damaged(Exception):
+    """A checkpoint that can't be read, or isn't what was saved."""
 
 
 class Checkpoints:
@@ -35,6 +42,7 @@ class Checkpoints:
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
+                "fingerprints": ocp.JsonCheckpointHandler(),
             },
         )
 
@@ -44,37 +52,86 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Saves in the background; returns when the state may be donated."""
+        tree = serialization.to_state_dict(state)
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(serialization.to_state_dict(state)),  # pyright: ignore[reportCallIssue]
+                state=ocp.args.StandardSave(tree),  # pyright: ignore[reportCallIssue]
                 config=ocp.args.JsonSave(self._config),  # pyright: ignore[reportCallIssue]
+                fingerprints=ocp.args.JsonSave(fingerprints(tree)),  # pyright: ignore[reportCallIssue]
             ),
         )
 
     def restore(self, like: TrainState) -> TrainState:
         """Returns the newest state, laid out as `like` is.
 
+        A damaged checkpoint is told of, moved aside, and the one before it taken: one that can't be
+        read, or with an array that isn't what was saved. With many processes, which would have to
+        agree on it, a damaged one is an error.
+
         Raises:
-          CheckpointError: if there is none, or a name, shape or dtype differs; orbax alone would
-            cast dtypes.
+          CheckpointError: if there is none, none that is whole, or a name, shape or dtype differs;
+            orbax alone would cast dtypes.
         """
         self._manager.wait_until_finished()  # with the newest one, if this very object saves it
         step = self.latest()
         if step is None:
             raise CheckpointError(f"expected a checkpoint in {self._folder}, found none")
-        wanted = serialization.to_state_dict(like)
-        stored: Any = self._manager.item_metadata(step)["state"]
-        self._check(step, wanted, stored.tree if hasattr(stored, "tree") else stored)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),  # pyright: ignore[reportCallIssue]
+        while step is not None:
+            try:
+                return self._restore(step, like)
+            except _Damaged as error:
+                if jax.process_count() > 1:
+                    raise CheckpointError(
+                        f"checkpoint {self._folder / str(step)} is damaged: {error}; move it away "
+                        "to go on from the one before"
+                    ) from None
+                aside = self._move_aside(step)
+                step = self.latest()
+                instead = f"going on from step {step:,}" if step is not None else "none is left"
+                print(f"damaged: {aside}: {error}; {instead}", file=sys.stderr, flush=True)
+        raise CheckpointError(
+            f"{self._folder}: every checkpoint is damaged; they were moved aside and none was "
+            "deleted. Move the model's folder away to train it anew"
         )
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
+        wanted = serialization.to_state_dict(like)
+        try:
+            stored: Any = self._manager.item_metadata(step)["state"]
+            stored = _kinds(stored.tree if hasattr(stored, "tree") else stored)
+        except Exception as error:  # orbax and tensorstore raise all kinds
+            raise _Damaged(f"its description can't be read ({_first_line(error)})") from None
+        self._check(step, _kinds(wanted), stored)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract),  # pyright: ignore[reportCallIssue]
+                    fingerprints=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:
+            raise _Damaged(f"it can't be read ({_first_line(error)})") from None
+        saved, found = restored["fingerprints"], fingerprints(restored["state"])
+        wrong = [name for name, number in found.items() if saved.get(name) != number]
+        if wrong:
+            raise _Damaged(f"{len(wrong)} arrays are not what was saved, {wrong[0]} among them")
         return serialization.from_state_dict(like, restored["state"])  # pyright: ignore[reportReturnType]
 
-    def _check(self, step: int, wanted: Any, stored: Any) -> None:
-        wanted, stored = _kinds(wanted), _kinds(stored)
+    def _move_aside(self, step: int) -> epath.Path:
+        """Renames a checkpoint's folder to a name that isn't a step's; returns the new path."""
+        aside = next(
+            path
+            for path in (self._folder / f"damaged-{step}-{k}" for k in itertools.count())
+            if not path.exists()
+        )
+        (self._folder / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
+
+    def _check(self, step: int, wanted: dict[str, str], stored: dict[str, str]) -> None:
         wrong = [f"{name} is not in it" for name in wanted if name not in stored]
         wrong += [f"{name} is not in the model" for name in stored if name not in wanted]
         wrong += [
@@ -101,3 +158,28 @@ def _kinds(tree: Any) -> dict[str, str]:
     """Returns {name: "dtype[shape]"} of every array."""
     flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore[reportAssignmentType]
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in flat.items()}
+
+
+def fingerprints(tree: Any) -> dict[str, int]:
+    """Returns a number for every array, which any flipped bit changes.
+
+    The bits of each element times an odd number that tells its place, added up modulo 2^32: on the
+    devices, wherever the parts of an array lie, and the same on any number of them.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore[reportAssignmentType]
+    return {name: int(number) for name, number in jax.device_get(_fingerprints(flat)).items()}
+
+
+@jax.jit
+def _fingerprints(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def fingerprint(array: jax.Array) -> jax.Array:
+        width = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(array, width).astype(jnp.uint32).ravel()
+        place = 2 * jax.lax.iota(jnp.uint32, bits.size) + 1
+        return jnp.sum(bits * place, dtype=jnp.uint32)
+
+    return {name: fingerprint(array) for name, array in arrays.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -135,6 +135,10 @@ class Fit:
             places,
         )
 
+    def is_whole(self) -> bool:
+        """Whether there is a checkpoint of the last step."""
+        return (self.folder.path / str(self.steps.total)).exists()
+
     def newest(self) -> tuple[int, Variables] | None:
         """Returns the step and the variables of the newest checkpoint; None if there is none."""
         with self.checkpoints() as checkpoints:
