@@ -33,10 +33,21 @@ def visible(*values: Any) -> bool:
 def array(x: Any, name: str) -> jax.Array:
     """Returns `x` as an array; refuses what can't be one."""
     try:
-        return jnp.asarray(x)
-    except (TypeError, ValueError):
+        try:
+            return jnp.asarray(x)
+        except TypeError:
+            if not hasattr(x, "__dlpack__"):
+                raise
+            return jnp.from_dlpack(x)  # PyTorch's bfloat16, which NumPy can't read
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
         got = "None" if x is None else type(x).__name__
-        raise TypeError(f"{name}: expected an array, got {got}.") from None
+        why = f" ({error})" if hasattr(x, "__dlpack__") else ""
+        raise TypeError(f"{name}: expected an array, got {got}{why}.") from None
+
+
+def _values(x: Any) -> np.ndarray:
+    """Returns concrete `x` as NumPy has it: JAX would narrow integers of 64 bits first."""
+    return np.asarray(x if isinstance(x, np.ndarray | list | tuple | int | float) else array(x, ""))
 
 
 def real(x: Any, name: str) -> jax.Array:
@@ -97,12 +108,16 @@ def mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
     """Returns a bool mask that broadcasts to `shape`."""
     given = array(where, "where")
     if given.dtype != jnp.bool_:
-        raise TypeError(f"where: expected a bool mask, got dtype {given.dtype}; compare first.")
+        raise TypeError(
+            f"where: expected a bool mask, got dtype {given.dtype}; compare first, or cast by "
+            "where.astype(bool)."
+        )
     try:
         return jnp.broadcast_to(given, shape)
     except ValueError:
+        hint = "; add the class axis: where[:, None]" if given.shape == shape[:1] else ""
         raise ValueError(
-            f"where: expected a mask that broadcasts to {shape}, got shape {given.shape}."
+            f"where: expected a mask that broadcasts to {shape}, got shape {given.shape}{hint}."
         ) from None
 
 
@@ -199,20 +214,37 @@ def class_labels(
     if not jnp.issubdtype(found.dtype, jnp.integer):
         raise TypeError(
             f"{name}: expected integer class indices, got dtype {found.dtype}; take argmax of "
-            "one-hot or mixed labels first, or cast indices to int32."
+            "one-hot or mixed labels first, or cast indices to int32: labels.astype(int)."
         )
     if found.shape != tuple(shape):
+        one_hot = found.shape == (*shape, num_classes)
+        hint = "; cast one-hot labels to float32, or take their argmax" if one_hot else ""
         raise ValueError(
-            f"{name}: expected shape {tuple(shape)}, one index per example, got {found.shape}."
+            f"{name}: expected shape {tuple(shape)}, one index per example, got "
+            f"{found.shape}{hint}."
         )
     if visible(labels, where):
-        values = np.asarray(labels) if where is None else np.asarray(labels)[np.asarray(where)]
+        values = _values(labels) if where is None else _values(labels)[np.asarray(where)]
         if values.size and (values.min() < 0 or values.max() >= num_classes):
             raise ValueError(
                 f"{name}: expected indices from 0 to {num_classes - 1}, got {values.min()} to "
                 f"{values.max()}; check the number of classes, or mask examples without a label."
             )
     return found.astype(jnp.int64 if found.dtype.itemsize == 8 else jnp.int32)
+
+
+def soft_labels(labels: Any, logits: jax.Array, axis: int = -1) -> jax.Array:
+    """Returns rows of probabilities in the shape of the logits."""
+    y = floating(labels, "labels")
+    if y.shape != logits.shape:
+        indices = y.ndim == logits.ndim - 1
+        hint = "cast class indices to int32" if indices else "one entry per example and class"
+        raise ValueError(
+            f"labels: expected the shape of logits, {logits.shape}, for soft labels of dtype "
+            f"{y.dtype}, got {y.shape}; {hint}."
+        )
+    probabilities(labels, "labels", axis=axis)
+    return y
 
 
 def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> None:
@@ -226,7 +258,7 @@ def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> No
     """
     if not visible(x, where):
         return
-    values = np.asarray(x)
+    values = _values(x)
     if values.size == 0:
         return
     tolerance = _SUM_TOLERANCE.get(values.dtype.name, 5e-3)
@@ -237,8 +269,13 @@ def probabilities(x: Any, name: str, *, axis: int = -1, where: Any = None) -> No
     if bad.any():
         first = np.argwhere(bad)[0] if bad.ndim else ()
         at = tuple(int(i) for i in first)
+        fix = "apply jax.nn.softmax to logits, once"
+        if values.shape[axis] == 1:
+            fix = "for two classes stack [1 - p, p]: jnp.concatenate([1 - p, p], -1)"
+        elif values.ndim == 1:
+            fix += ", or, for probabilities of two classes, jnp.stack([1 - p, p], -1)"
         raise ValueError(
             f"{name}: expected rows of probabilities (at least 0, sum 1), got sum "
             f"{float(sums[at]):.6g} and minimum {float(values.min(axis)[at]):.6g} in row {at}; "
-            "apply jax.nn.softmax to logits, once."
+            f"{fix}."
         )

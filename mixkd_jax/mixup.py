@@ -6,10 +6,11 @@ and labels alike, and to the index of an example before its image is loaded.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 
@@ -32,8 +33,8 @@ def sample_mixup(
     key: jax.Array,
     batch_size: int,
     *,
-    alpha: Any = 1.0,
-    partial: Any = 1.0,
+    alpha: ArrayLike = 1.0,
+    partial: ArrayLike = 1.0,
     per_example: bool = True,
 ) -> MixupPlan:
     """Draws weights λ ~ Beta(alpha, alpha) and a uniform permutation of partners.
@@ -81,12 +82,13 @@ def sample_mixup(
     return MixupPlan(lam, jax.random.permutation(partner_key, batch_size).astype(jnp.int32))
 
 
-def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
+def interpolate(lam: ArrayLike, x_i: ArrayLike, x_j: ArrayLike) -> jax.Array:
     """Returns lam · x_i + (1 - lam) · x_j, with lam broadcast over trailing axes.
 
     Args:
       lam: f[B...], weights from 0 to 1; its axes are the leading axes of `x_i`.
-      x_i: [B..., ...], any real dtype.
+      x_i: [B..., ...], any real dtype; but integers need an axis more than `lam`, for
+        one integer an example is taken for a class index, which can't be mixed.
       x_j: Like `x_i`.
 
     Returns:
@@ -94,6 +96,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
       and bools become float32. Where lam is 1 the result is `x_i`, if `x_j` is finite.
 
     Raises:
+      TypeError: If class indices are given.
       ValueError: If the shapes do not fit, or a visible weight is not from 0 to 1.
 
     Example:
@@ -107,6 +110,7 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
       Zhang et al., arXiv:1710.09412, eq. 1.
     """
     lam, x_i, x_j = _checks.real(lam, "lam"), _numbers(x_i, "x_i"), _numbers(x_j, "x_j")
+    _no_indices(x_i, lam, "x_i")
     _checks.same_shape(x_i, x_j, ("x_i", "x_j"))
     if lam.shape != x_i.shape[: lam.ndim]:
         raise ValueError(
@@ -121,19 +125,30 @@ def interpolate(lam: Any, x_i: Any, x_j: Any) -> jax.Array:
     return (lam * x_i.astype(compute) + (1 - lam) * x_j.astype(compute)).astype(out)
 
 
-def apply_mixup(plan: MixupPlan, x: Any) -> jax.Array:
+@overload
+def apply_mixup(plan: MixupPlan, x: jax.Array) -> jax.Array: ...
+
+
+@overload
+def apply_mixup(plan: MixupPlan, x: Any) -> Any: ...
+
+
+def apply_mixup(plan: MixupPlan, x: Any) -> Any:
     """Mixes every example of a batch with its partner.
 
     Args:
       plan: From `sample_mixup`.
-      x: [B, ...], images or one-hot labels. Class indices must be made one-hot
+      x: [B, ...], images or one-hot labels; or a tree of them, such as
+        {"image": [B, ...], "label": [B, C]}. Class indices must be made one-hot
         first: the mean of two indices is another class.
 
     Returns:
-      [B, ...], `interpolate(plan.lam, x, x[plan.partner])`.
+      [B, ...], `interpolate(plan.lam, x, x[plan.partner])`; for a tree, one of the same
+      structure.
 
     Raises:
-      ValueError: If the leading axis of `x` is not B.
+      TypeError: If there is no array, or one holds class indices.
+      ValueError: If a leading axis is not B.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -145,12 +160,23 @@ def apply_mixup(plan: MixupPlan, x: Any) -> jax.Array:
     Reference:
       Zhang et al., arXiv:1710.09412, eq. 1.
     """
-    x = _numbers(x, "x")
+    if not jax.tree.leaves(x):
+        raise TypeError(f"x: expected an array or a tree of arrays, got {x!r}.")
+
+    def mix(path: Any, leaf: Any) -> jax.Array:
+        return _mix(plan, leaf, f"x{jax.tree_util.keystr(path)}")
+
+    return jax.tree_util.tree_map_with_path(mix, x)
+
+
+def _mix(plan: MixupPlan, x: Any, name: str) -> jax.Array:
+    x = _numbers(x, name)
     if x.ndim == 0 or x.shape[0] != plan.lam.shape[0]:
         raise ValueError(
-            f"x: expected {plan.lam.shape[0]} examples on the leading axis, as in the plan, got "
-            f"shape {x.shape}; sample a plan for this batch size."
+            f"{name}: expected {plan.lam.shape[0]} examples on the leading axis, as in the plan, "
+            f"got shape {x.shape}; sample a plan for this batch size."
         )
+    _no_indices(x, plan.lam, name)
     partner = _checks.class_labels(plan.partner, plan.lam.shape, x.shape[0], name="plan.partner")
     return interpolate(plan.lam, x, x[partner])
 
@@ -158,3 +184,12 @@ def apply_mixup(plan: MixupPlan, x: Any) -> jax.Array:
 def _numbers(x: Any, name: str) -> jax.Array:
     x = _checks.array(x, name)
     return x if x.dtype == jnp.bool_ else _checks.real(x, name)
+
+
+def _no_indices(x: jax.Array, lam: jax.Array, name: str) -> None:
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == lam.ndim > 0:
+        raise TypeError(
+            f"{name}: expected images or one-hot labels, got {x.dtype}{list(x.shape)}, which looks "
+            "like class indices; make them one-hot first (jax.nn.one_hot(labels, num_classes)), or "
+            "cast numbers that may be mixed to float32."
+        )

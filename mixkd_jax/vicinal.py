@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks, mixup
 
 __all__ = ["entropy", "kl_divergence", "nonlinearity", "pair_mass"]
 
 
-def entropy(probs: Any) -> jax.Array:
+def entropy(probs: ArrayLike) -> jax.Array:
     """Shannon entropy H(p) = -Σ_k p_k log p_k, in nats.
 
     0 log 0 is 0. The derivative at p_k = 0, which is infinite, is taken as 0.
@@ -47,7 +48,7 @@ def entropy(probs: Any) -> jax.Array:
     return value - jax.lax.stop_gradient(jnp.minimum(value, 0))
 
 
-def kl_divergence(p: Any, q: Any) -> jax.Array:
+def kl_divergence(p: ArrayLike, q: ArrayLike) -> jax.Array:
     """Kullback-Leibler divergence KL(p ‖ q) = Σ_k p_k log(p_k / q_k), in nats.
 
     Always finite: a q_k below the smallest normal number of the dtype (1.2e-38
@@ -102,11 +103,14 @@ def _kl_terms(p: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arr
 
 @_kl.defjvp
 def _kl_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    value, in_p, in_q = _kl_terms(*primals)
-    return value, jnp.sum(in_p * tangents[0] + in_q * tangents[1], -1)
+    _, in_p, in_q = _kl_terms(*primals)
+    # By name, so that the value's next derivative comes from here too.
+    return _kl(*primals), jnp.sum(in_p * tangents[0] + in_q * tangents[1], -1)
 
 
-def nonlinearity(probs_i: Any, probs_j: Any, probs_mix: Any, lam: Any) -> jax.Array:
+def nonlinearity(
+    probs_i: ArrayLike, probs_j: ArrayLike, probs_mix: ArrayLike, lam: ArrayLike
+) -> jax.Array:
     """L_NL = KL( λ p(x_i) + (1-λ) p(x_j) ‖ p(x̃) ), in nats: 0 for a linear model.
 
     The linearity gain of a student over its teacher is the teacher's value minus
@@ -142,7 +146,7 @@ def nonlinearity(probs_i: Any, probs_j: Any, probs_mix: Any, lam: Any) -> jax.Ar
     return _kl(mixup.interpolate(lam, p_i, p_j), p_mix)
 
 
-def pair_mass(probs_mix: Any, labels_i: Any, labels_j: Any) -> jax.Array:
+def pair_mass(probs_mix: ArrayLike, labels_i: ArrayLike, labels_j: ArrayLike) -> jax.Array:
     """Probability that p(x̃) puts on the two classes that were mixed: p[i] + p[j].
 
     An example mixed with one of its own class counts that class once.
@@ -177,7 +181,7 @@ def pair_mass(probs_mix: Any, labels_i: Any, labels_j: Any) -> jax.Array:
     return jnp.sum(jnp.where(mixed, p, 0), -1)
 
 
-def _probabilities(x: Any, name: str) -> jax.Array:
+def _probabilities(x: ArrayLike, name: str) -> jax.Array:
     array = _checks.floating(x, name)
     _checks.class_axis(array, -1, name)
     _checks.probabilities(x, name)

@@ -6,16 +6,17 @@ import re
 
 import pytest
 
-from mixkd_jax import calibration, losses, mixup, vicinal
+from mixkd_jax import calibration, losses, mixup, representation, vicinal
 
-MODULES = {m.__name__.rpartition(".")[2]: m for m in (mixup, losses, calibration, vicinal)}
+OPS = (mixup, losses, calibration, vicinal, representation)
+MODULES = {m.__name__.rpartition(".")[2]: m for m in OPS}
 NAMES = [(m, name) for m, module in MODULES.items() for name in module.__all__]
 FUNCTIONS = [(m, n) for m, n in NAMES if inspect.isfunction(getattr(MODULES[m], n))]
 TESTS = pathlib.Path(__file__).parent
 
 # What each function takes by position; everything else is an option, by keyword alone.
 POSITIONAL = {
-    "key", "batch_size", "plan", "x", "lam", "x_i", "x_j",
+    "key", "batch_size", "plan", "x", "y", "lam", "x_i", "x_j",
     "student_logits", "teacher_logits", "labels", "logits", "probs", "bins", "p", "q",
     "probs_i", "probs_j", "probs_mix", "labels_i", "labels_j",
 }  # fmt: skip
@@ -25,8 +26,8 @@ SIGNATURES = {
     "apply_mixup": "plan, x",
     "distillation_kl": "student_logits, teacher_logits, *, temperature=1.0, axis=-1, where=None",
     "cross_entropy": "logits, labels, *, axis=-1",
-    "distillation_loss": "student_logits, teacher_logits, labels=None, *, temperature=2.0, "
-    "kd_weight=1.0, ce_weight=0.0",
+    "distillation_loss": "student_logits, teacher_logits, labels=None, *, temperature=1.0, "
+    "kd_weight=1.0, ce_weight=0.0, axis=-1, where=None",
     "logit_standardization_kl": "student_logits, teacher_logits, *, temperature=2.0, ddof=0",
     "decoupled_kl": "student_logits, teacher_logits, labels, *, temperature=4.0, "
     "target_weight=1.0, nontarget_weight=8.0",
@@ -35,6 +36,13 @@ SIGNATURES = {
     "relational_loss": "student_logits, teacher_logits, *, temperature=1.0, inter_weight=1.0, "
     "intra_weight=1.0",
     "calibration_bins": "probs, labels, *, num_bins=15, where=None",
+    "expected_calibration_error": "bins, labels=None",
+    "debiased_l2_calibration_error": "bins, labels=None",
+    "classwise_adaptive_calibration_error": "probs, labels, *, num_bins=15",
+    "smooth_calibration_error": "probs, labels",
+    "area_under_risk_coverage": "probs, labels",
+    "standardize": "logits, *, ddof=0",
+    "linear_cka": "x, y, *, unbiased=True",
     "adaptive_calibration_error": "probs, labels, *, num_bins=15",
     "classwise_calibration_error": "probs, labels, *, num_bins=15",
     "fit_temperature": "logits, labels",
@@ -86,6 +94,12 @@ def test_signature_is_stable(name):
     options = SIGNATURES[name].partition("*, ")[2]
     for option in filter(None, (o.partition("=")[0].strip() for o in options.split(","))):
         assert inspect.signature(get(module, name)).parameters[option].kind.name == "KEYWORD_ONLY"
+
+
+@pytest.mark.parametrize(("module", "name"), FUNCTIONS)
+def test_hints_say_what_is_taken(module, name):
+    for argument, hint in inspect.get_annotations(get(module, name)).items():
+        assert hint != "Any" or name == "apply_mixup", f"{argument} may be anything"
 
 
 @pytest.mark.parametrize(("module", "name"), FUNCTIONS)

@@ -34,7 +34,9 @@ LOSSES = {
         lambda s, t, y: ref.cross_entropy(s, np.eye(s.shape[-1])[y] * 0.9 + 0.1 / s.shape[-1]),
     ),
     "distillation_loss": (
-        lambda s, t, y: losses.distillation_loss(s, t, y, kd_weight=0.8, ce_weight=0.2)[0],
+        lambda s, t, y: losses.distillation_loss(
+            s, t, y, temperature=2.0, kd_weight=0.8, ce_weight=0.2
+        )[0],
         lambda s, t, y: 0.8 * ref.distillation_kl(s, t, 2.0) + 0.2 * ref.cross_entropy(s, y),
     ),
     "logit_standardization_kl": (
@@ -193,13 +195,43 @@ def test_distillation_loss_returns_its_parts_and_skips_what_weighs_nothing():
     np.testing.assert_allclose(parts["ce"], losses.cross_entropy(s, y))
     np.testing.assert_allclose(loss, 0.25 * parts["kd"] + 3.0 * parts["ce"], rtol=1e-6)
     only_kd, parts = losses.distillation_loss(s, t)
-    np.testing.assert_allclose(only_kd, losses.distillation_kl(s, t, temperature=2.0))
+    np.testing.assert_allclose(only_kd, losses.distillation_kl(s, t))
     np.testing.assert_array_equal(parts["ce"], np.zeros(4))
     infinite = s.copy()
     infinite[:, 0] = -np.inf
     for weight in (0.0, jnp.float32(0)):
         loss, parts = losses.distillation_loss(infinite, t, y, kd_weight=weight, ce_weight=1.0)
         assert np.isinf(parts["kd"]).all() and not np.isnan(loss).any()
+
+
+def test_distillation_loss_takes_axis_and_where():
+    s, t, y = draw(8, 4, 5)
+    y, where = y % 4, np.arange(5) < 4
+    options = {"temperature": 2.0, "ce_weight": 0.5}
+    want, _ = losses.distillation_loss(s[:, :4], t[:, :4], y, **options)
+    got, _ = losses.distillation_loss(s, t, y, where=where, **options)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    turned, _ = losses.distillation_loss(s.T, t.T, y, axis=0, where=where[:, None], **options)
+    np.testing.assert_allclose(turned, want, rtol=1e-6)
+
+
+def test_standardize_gives_z_scores():
+    s, _, _ = draw(12, 6, 5)
+    for ddof in (0, 1):
+        want = (s - s.mean(1, keepdims=True)) / (s.std(1, ddof=ddof, keepdims=True) + 1e-7)
+        np.testing.assert_allclose(losses.standardize(s + 7, ddof=ddof), want, rtol=1e-5, atol=1e-6)
+    assert not np.any(losses.standardize(np.full((1, 3), 0.1, np.float32)))
+    removed = np.concatenate([s, np.full((6, 1), -np.inf, np.float32)], 1)
+    got = losses.standardize(removed)
+    np.testing.assert_allclose(got[:, :5], losses.standardize(s), rtol=1e-6)
+    assert np.isneginf(got[:, 5]).all()
+    weight = np.arange(5.0)
+
+    def zscore(x):
+        return np.sum(weight * (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + 1e-7))
+
+    gradient = jax.grad(lambda x: jnp.sum(weight * losses.standardize(x)))(s)
+    assert ref.relative_error(gradient, ref.gradient(zscore, s)) <= 1e-6
 
 
 @pytest.mark.parametrize("axis", [0, 1, -2])

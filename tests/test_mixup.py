@@ -9,7 +9,7 @@ import ops_reference as ref
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mixkd_jax import mixup
+from mixkd_jax import mixup, vicinal
 
 KEY = jax.random.key(0)
 
@@ -136,6 +136,46 @@ def test_gradient_vmap_and_shard_map():
     np.testing.assert_allclose(jax.jit(split)(lam, x_i, x_j), want, rtol=1e-6)
 
 
+def test_trees_are_mixed_leaf_by_leaf():
+    plan = mixup.sample_mixup(KEY, 4)
+    x = {"image": np.ones((4, 2, 2), np.uint8), "labels": (np.eye(4, 3), np.arange(4.0))}
+    got = mixup.apply_mixup(plan, x)
+    want = {
+        "image": mixup.apply_mixup(plan, x["image"]),
+        "labels": tuple(mixup.apply_mixup(plan, part) for part in x["labels"]),
+    }
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    with pytest.raises(ValueError, match=r"x\['labels'\]: expected 4 examples"):
+        mixup.apply_mixup(plan, {"labels": np.eye(3)})
+    with pytest.raises(TypeError, match="x: expected an array or a tree of arrays, got None"):
+        mixup.apply_mixup(plan, None)
+
+
+class Foreign:
+    """An array that only DLPack can hand over, as PyTorch's bfloat16."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __array__(self, *_, **__):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+def test_arrays_that_only_dlpack_hands_over():
+    x = jnp.eye(4, dtype=jnp.bfloat16)
+    plan = mixup.sample_mixup(KEY, 4)
+    foreign: Any = Foreign(x)
+    np.testing.assert_array_equal(mixup.interpolate(plan.lam, foreign, x), x)
+    np.testing.assert_array_equal(vicinal.entropy(foreign), vicinal.entropy(x))
+    assert vicinal.entropy(foreign).dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -145,6 +185,8 @@ def test_gradient_vmap_and_shard_map():
         (lambda: mixup.sample_mixup(KEY, 0), "batch_size: .*at least 1.*got 0"),
         (lambda: mixup.sample_mixup(KEY, cast(Any, 4.0)), "batch_size: .*got 4.0"),
         (lambda: mixup.apply_mixup(mixup.sample_mixup(KEY, 4), np.ones((3, 2))), "x: .*4 examples"),
+        (lambda: mixup.apply_mixup(mixup.sample_mixup(KEY, 4), np.arange(4)), "x: .*one-hot first"),
+        (lambda: mixup.interpolate(np.ones(2), np.arange(2), np.arange(2)), "x_i: .*one-hot first"),
         (
             lambda: mixup.interpolate(np.ones(2), np.ones((2, 3)), np.ones((2, 4))),
             r"x_j: .*\(2, 4\)",

@@ -1,24 +1,19 @@
-"""Reliability bins that merge by adding, and the errors read off them."""
+"""Reliability bins that merge by adding."""
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 
-__all__ = [
-    "CalibrationBins",
-    "calibration_bins",
-    "expected_calibration_error",
-    "maximum_calibration_error",
-    "overconfidence",
-    "overconfidence_error",
-]
+__all__ = ["CalibrationBins", "calibration_bins"]
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +22,9 @@ class CalibrationBins:
     """Sums over the examples in each bin of confidence; add two to merge them.
 
     They are a pytree of sums, so bins of batches, devices or processes merge with
-    `+`, `jax.lax.psum` or `jnp.sum` over a batch axis.
+    `+`, `jax.lax.psum` or `jnp.sum` over a batch axis. A count holds up to 2^31 - 1:
+    `+` refuses a larger one or, under `jit`, makes the errors NaN. To add more,
+    convert to NumPy first: `jax.tree.map(lambda x: np.asarray(x, np.float64), bins)`.
 
     Attributes:
       count: i32[num_bins], number of examples.
@@ -48,7 +45,17 @@ class CalibrationBins:
                 f"bins: expected the same number of bins, got {self.count.shape} and "
                 f"{other.count.shape}; make both with one num_bins."
             )
-        return jax.tree.map(jnp.add, self, other)
+        total = jax.tree.map(operator.add, self, other)
+        # Integers wrap around; from below 0 they don't come back, for that stays the smaller.
+        wrapped = (total.count < self.count) | (self.count < 0) | (other.count < 0)
+        if not _checks.visible(wrapped):
+            return dataclasses.replace(total, count=jnp.where(wrapped, -1, total.count))
+        if np.any(wrapped):
+            raise OverflowError(
+                "bins: expected at most 2147483647 examples in a bin, got more; convert the bins "
+                "first: jax.tree.map(lambda x: np.asarray(x, np.float64), bins)."
+            )
+        return total
 
     def __radd__(self, other: Any) -> CalibrationBins:
         """Lets `sum` begin with its 0."""
@@ -67,7 +74,7 @@ def bin_index(probs: jax.Array, num_bins: int) -> jax.Array:
     return jnp.sum(probs[..., None] >= edges, -1, dtype=jnp.int32)
 
 
-def probabilities(probs: Any, where: Any = None) -> jax.Array:
+def probabilities(probs: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     """Returns checked probabilities in their own float dtype, for it sets the bin edges."""
     _checks.class_axis(_checks.floating(probs, "probs"), -1, "probs")
     _checks.probabilities(probs, "probs", where=where)
@@ -76,7 +83,7 @@ def probabilities(probs: Any, where: Any = None) -> jax.Array:
 
 
 def calibration_bins(
-    probs: Any, labels: Any, *, num_bins: int = 15, where: Any = None
+    probs: ArrayLike, labels: ArrayLike, *, num_bins: int = 15, where: ArrayLike | None = None
 ) -> CalibrationBins:
     """Sorts examples into bins of confidence and sums over each bin.
 
@@ -130,117 +137,3 @@ def calibration_bins(
         confidence=jnp.sum(jnp.where(hit, confidence, 0), examples),
         correct=jnp.sum(hit & right, examples, dtype=jnp.int32),
     )
-
-
-def expected_calibration_error(bins: CalibrationBins) -> jax.Array:
-    """ECE = Σ_b (n_b / n) |accuracy_b - confidence_b|, a fraction from 0 to 1.
-
-    Args:
-      bins: From `calibration_bins`.
-
-    Returns:
-      f32[]; NaN if there is no example.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mixkd_jax import calibration
-      >>> probs, labels = jnp.array([[0.75, 0.25], [0.5, 0.5]]), jnp.array([0, 1])
-      >>> float(calibration.expected_calibration_error(
-      ...     calibration.calibration_bins(probs, labels)))
-      0.375
-
-    Reference:
-      Guo et al., arXiv:1706.04599, eq. 3.
-    """
-    gap, total = _gaps_and_total(bins)
-    return jnp.sum(jnp.abs(gap)) / total
-
-
-def maximum_calibration_error(bins: CalibrationBins) -> jax.Array:
-    """MCE = max_b |accuracy_b - confidence_b| over bins with examples, from 0 to 1.
-
-    Args:
-      bins: From `calibration_bins`.
-
-    Returns:
-      f32[]; NaN if there is no example.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mixkd_jax import calibration
-      >>> probs, labels = jnp.array([[0.75, 0.25], [0.5, 0.5]]), jnp.array([0, 1])
-      >>> float(calibration.maximum_calibration_error(
-      ...     calibration.calibration_bins(probs, labels)))
-      0.5
-
-    Reference:
-      Guo et al., arXiv:1706.04599, eq. 5.
-    """
-    gap, total = _gaps_and_total(bins)
-    worst = jnp.max(jnp.abs(gap) / _at_least_one(bins.count, gap))
-    return jnp.where(total > 0, worst, jnp.nan)
-
-
-def overconfidence(bins: CalibrationBins) -> jax.Array:
-    """Mean confidence minus accuracy, signed, from -1 to 1; above 0 is overconfident.
-
-    Args:
-      bins: From `calibration_bins`, with any number of bins.
-
-    Returns:
-      f32[]; NaN if there is no example.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mixkd_jax import calibration
-      >>> probs, labels = jnp.array([[0.75, 0.25], [0.5, 0.5]]), jnp.array([0, 1])
-      >>> float(calibration.overconfidence(calibration.calibration_bins(probs, labels)))
-      0.125
-
-    Reference:
-      Medina et al., arXiv:2606.12171 (confidence minus accuracy).
-    """
-    gap, total = _gaps_and_total(bins)
-    return jnp.sum(gap) / total
-
-
-def overconfidence_error(bins: CalibrationBins) -> jax.Array:
-    """OE = Σ_b (n_b / n) confidence_b · max(confidence_b - accuracy_b, 0), from 0 to 1.
-
-    Args:
-      bins: From `calibration_bins`.
-
-    Returns:
-      f32[]; NaN if there is no example.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mixkd_jax import calibration
-      >>> probs, labels = jnp.array([[0.75, 0.25], [0.5, 0.5]]), jnp.array([0, 1])
-      >>> float(calibration.overconfidence_error(
-      ...     calibration.calibration_bins(probs, labels)))
-      0.125
-
-    Reference:
-      Thulasidasan et al., On Mixup Training, NeurIPS 2019, arXiv:1905.11001,
-      section 3.1.
-    """
-    gap, total = _gaps_and_total(bins)
-    confidence = jnp.asarray(bins.confidence) / _at_least_one(bins.count, gap)
-    return jnp.sum(confidence * jnp.maximum(gap, 0)) / total
-
-
-def _gaps_and_total(bins: CalibrationBins) -> tuple[jax.Array, jax.Array]:
-    """Returns each bin's sum of confidence minus its right answers, and the number of examples."""
-    if not isinstance(bins, CalibrationBins):
-        raise TypeError(
-            f"bins: expected CalibrationBins, got {type(bins).__name__}; make them of "
-            "probabilities and labels by calibration_bins."
-        )
-    # NumPy's float64 sums are subtracted as such: of many examples float32 keeps no difference.
-    gap = jnp.asarray(bins.confidence - bins.correct.astype(bins.confidence.dtype))
-    return gap, jnp.sum(bins.count).astype(gap.dtype)
-
-
-def _at_least_one(count: Any, like: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.asarray(count).astype(like.dtype), 1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 from mixkd_jax.losses import cross_entropy
@@ -13,7 +12,7 @@ from mixkd_jax.losses import cross_entropy
 __all__ = ["brier_score", "negative_log_likelihood"]
 
 
-def brier_score(probs: Any, labels: Any) -> jax.Array:
+def brier_score(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Brier score Σ_k (p_k - [y = k])², summed over classes, from 0 to 2.
 
     Args:
@@ -47,7 +46,7 @@ def brier_score(probs: Any, labels: Any) -> jax.Array:
     return jnp.where((labels >= 0) & (labels < p.shape[-1]), score, jnp.nan)
 
 
-def negative_log_likelihood(logits: Any, labels: Any) -> jax.Array:
+def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Negative log-likelihood -log softmax(z)_y, in nats, from logits.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 
@@ -17,8 +18,8 @@ _BOUND = float(np.log(1e4))
 _MAX_STEPS = 100
 
 
-def fit_temperature(logits: Any, labels: Any) -> jax.Array:
-    """Returns the T > 0 that minimises the mean of -log softmax(z/T)_y.
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Returns the T > 0 that minimises the mean of -Σ_k y_k log softmax(z/T)_k.
 
     Newton's method on log T, kept inside a bracket by bisection. The NLL is convex
     in 1/T, so the minimum is unique. It may lie at infinity: the NLL of labels
@@ -33,14 +34,16 @@ def fit_temperature(logits: Any, labels: Any) -> jax.Array:
 
     Args:
       logits: f[..., C]; -inf removes a class, and so in effect does -1e9.
-      labels: i[...], class indices. Use data that was not trained on.
+      labels: i[...], class indices, or f[..., C], rows of probabilities. Use data that
+        was not trained on.
 
     Returns:
-      f32[] (float64 for float64 logits).
+      f32[] (float64 for float64 logits). NaN if a logit is NaN or +inf or, under `jit`,
+      an index is outside [0, C).
 
     Raises:
       ValueError: If the shapes do not fit, there is no example, or an index is out
-        of range.
+        of range, or soft labels are not probabilities.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,20 +59,31 @@ def fit_temperature(logits: Any, labels: Any) -> jax.Array:
     """
     z = _checks.floating(logits, "logits")
     _checks.class_axis(z, -1, "logits")
-    labels = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
-    if labels.size == 0:
+    soft = jnp.issubdtype(_checks.array(labels, "labels").dtype, jnp.floating)
+    if soft:
+        given = _checks.soft_labels(labels, z).astype(z.dtype)
+    else:
+        given = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
+    if z.size == 0:
         raise ValueError(f"logits: expected at least one example, got shape {z.shape}.")
-    z, labels = z.reshape(-1, z.shape[-1]), labels.reshape(-1)
+    z = z.reshape(-1, z.shape[-1])
+    bad = jnp.any(jnp.isnan(z) | (z == jnp.inf))
     z = z - jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True))
     scale = _typical_gap(jax.lax.stop_gradient(z))
-    unit = z / scale
+    unit = jnp.maximum(z / scale, jnp.finfo(z.dtype).min / 1e12)  # 0 · inf is NaN
+    if soft:
+        own = jnp.sum(given.reshape(unit.shape) * unit, -1, keepdims=True)
+        bad |= jnp.any(jnp.isnan(own))
+    else:
+        bad |= jnp.any((given < 0) | (given >= z.shape[-1]))
+        own = jnp.take_along_axis(unit, given.reshape(-1, 1), -1)
     x = jax.lax.custom_root(
-        lambda x: _slope(unit, labels, x)[0],
+        lambda x: _slope(unit, own, x)[0],
         jnp.log(scale),
-        lambda _, start: _minimise(jax.lax.stop_gradient(unit), labels, start),
+        lambda _, start: _minimise(*jax.lax.stop_gradient((unit, own)), start),
         _divide,
     )
-    return jnp.where(jnp.all(z == 0), 1, scale * jnp.exp(-x))
+    return jnp.where(bad, jnp.nan, jnp.where(jnp.all(z == 0), 1, scale * jnp.exp(-x)))
 
 
 def _typical_gap(z: jax.Array) -> jax.Array:
@@ -86,12 +100,16 @@ def _divide(slope: Any, y: jax.Array) -> jax.Array:
     return jnp.where(curvature > 0, y / jnp.where(curvature > 0, curvature, 1), 0)
 
 
-def _slope(u: jax.Array, labels: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns first and second derivative of the mean NLL of exp(x) · u in x."""
+def _slope(u: jax.Array, own: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns first and second derivative of the mean NLL of exp(x) · u in x.
+
+    Args:
+      u: f[N, C], logits.
+      own: f[N, 1], the logit of the label, or the mean of them by soft labels.
+      x: f[].
+    """
     beta = jnp.exp(x)
-    u = jnp.maximum(u, jnp.finfo(u.dtype).min / 1e12)  # 0 · inf is NaN
     p = jax.nn.softmax(beta * u)
-    own = jnp.take_along_axis(u, labels[:, None], -1)
     gap = jnp.sum(p * (u - own), -1)
     mean = jnp.sum(p * u, -1, keepdims=True)
     variance = jnp.sum(p * jnp.where(p > 0, u - mean, 0) ** 2, -1)
@@ -99,12 +117,12 @@ def _slope(u: jax.Array, labels: jax.Array, x: jax.Array) -> tuple[jax.Array, ja
     return slope, slope + beta**2 * jnp.mean(variance)
 
 
-def _minimise(u: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
+def _minimise(u: jax.Array, own: jax.Array, start: jax.Array) -> jax.Array:
     """Returns x in [-_BOUND, _BOUND] where the mean NLL of exp(x) · u is least."""
     low, high = jnp.full((), -_BOUND, u.dtype), jnp.full((), _BOUND, u.dtype)
     # A slope that does not change sign leaves only a bound.
-    low = jnp.where(_slope(u, labels, high)[0] <= 0, high, low)
-    high = jnp.where(_slope(u, labels, -jnp.full_like(low, _BOUND))[0] >= 0, -_BOUND, high)
+    low = jnp.where(_slope(u, own, high)[0] <= 0, high, low)
+    high = jnp.where(_slope(u, own, -jnp.full_like(low, _BOUND))[0] >= 0, -_BOUND, high)
     tolerance = 4 * jnp.finfo(u.dtype).eps
 
     def unfinished(state: Any) -> jax.Array:
@@ -113,7 +131,7 @@ def _minimise(u: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
 
     def improve(state: Any) -> Any:
         low, high, x, moved, count = state
-        slope, curvature = _slope(u, labels, x)
+        slope, curvature = _slope(u, own, x)
         low, high = jnp.where(slope < 0, x, low), jnp.where(slope > 0, x, high)
         newton = x - slope / jnp.where(curvature > 0, curvature, 1)
         middle = (low + high) / 2

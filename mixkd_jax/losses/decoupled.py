@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 from mixkd_jax.losses import _labels, _softmax
@@ -14,13 +13,13 @@ __all__ = ["decoupled_kl"]
 
 
 def decoupled_kl(
-    student_logits: Any,
-    teacher_logits: Any,
-    labels: Any,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    temperature: Any = 4.0,
-    target_weight: Any = 1.0,
-    nontarget_weight: Any = 8.0,
+    temperature: ArrayLike = 4.0,
+    target_weight: ArrayLike = 1.0,
+    nontarget_weight: ArrayLike = 8.0,
 ) -> jax.Array:
     """DKD: T² (target_weight · TCKD + nontarget_weight · NCKD), in nats.
 
@@ -59,10 +58,14 @@ def decoupled_kl(
     temperature = _checks.scalar(temperature, "temperature", student, above=0)
     target_weight = _checks.scalar(target_weight, "target_weight", student, least=0)
     nontarget_weight = _checks.scalar(nontarget_weight, "nontarget_weight", student, least=0)
-    student, teacher = student / temperature, teacher / temperature
-    target = _labels.binary_kl(_labels.log_odds(student, labels), _labels.log_odds(teacher, labels))
+    scale = 1 / temperature
+    target = _labels.binary_kl(
+        _labels.log_odds(student, labels, scale),
+        _labels.log_odds(teacher, labels, scale),
+        _labels.odds_gap(student, teacher, labels, scale),
+    )
     nontarget = _softmax.kl(
-        _labels.put(student, labels, -jnp.inf), _labels.put(teacher, labels, -jnp.inf)
+        _labels.put(student, labels, -jnp.inf), _labels.put(teacher, labels, -jnp.inf), scale
     )
     loss = temperature**2 * (target_weight * target + nontarget_weight * nontarget)
     return _labels.nan_unless_label(loss, labels, student.shape[-1])

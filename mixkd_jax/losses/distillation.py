@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 from mixkd_jax.losses import _labels, _softmax
 
-__all__ = ["cross_entropy", "distillation_kl", "distillation_loss", "logit_standardization_kl"]
+__all__ = [
+    "cross_entropy",
+    "distillation_kl",
+    "distillation_loss",
+    "logit_standardization_kl",
+    "standardize",
+]
 
 
 def distillation_kl(
-    student_logits: Any,
-    teacher_logits: Any,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
     *,
-    temperature: Any = 1.0,
+    temperature: ArrayLike | Literal["std"] = 1.0,
     axis: int = -1,
-    where: Any = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Hinton's distillation loss: T² KL( softmax(t/T) ‖ softmax(s/T) ), in nats.
 
@@ -70,18 +77,22 @@ def distillation_kl(
     if isinstance(temperature, str):
         return _standardized_kl(student, teacher, temperature)
     temperature = _checks.scalar(temperature, "temperature", student, above=0)
-    return temperature**2 * _softmax.kl(student / temperature, teacher / temperature)
+    return temperature**2 * _softmax.kl(student, teacher, 1 / temperature)
 
 
 def _standardized_kl(student: jax.Array, teacher: jax.Array, temperature: str) -> jax.Array:
     if temperature != "std":
         raise ValueError(f'temperature: expected a number above 0 or "std", got {temperature!r}.')
     student, teacher = (_softmax.standardize(logits, 1e-8, 0) for logits in (student, teacher))
-    return _softmax.kl(student, teacher, 0.0)
+    return _softmax.kl(student, teacher, jnp.ones((), student.dtype), 0.0)
 
 
 def logit_standardization_kl(
-    student_logits: Any, teacher_logits: Any, *, temperature: Any = 2.0, ddof: int = 0
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    *,
+    temperature: ArrayLike = 2.0,
+    ddof: Literal[0, 1] = 0,
 ) -> jax.Array:
     """LSKD: T² KL( softmax(Z(t)/T) ‖ softmax(Z(s)/T) ), Z the z-score of a row.
 
@@ -114,16 +125,55 @@ def logit_standardization_kl(
       arXiv:2403.01427, eq. 9 and algorithm 1.
     """
     student, teacher = _checks.logit_pair(student_logits, teacher_logits)
-    if ddof not in (0, 1):
-        raise ValueError(f"ddof: expected 0 (population) or 1 (sample), got {ddof!r}.")
+    _known_ddof(ddof)
     # The mean in the z-score shifts a whole row, which no softmax sees.
     student = _softmax.standardize(student, 1e-7, ddof)
     teacher = _softmax.standardize(teacher, 1e-7, ddof)
     temperature = _checks.scalar(temperature, "temperature", student, above=0)
-    return temperature**2 * _softmax.kl(student / temperature, teacher / temperature, 0.0)
+    return temperature**2 * _softmax.kl(student, teacher, 1 / temperature, 0.0)
 
 
-def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
+def standardize(logits: ArrayLike, *, ddof: Literal[0, 1] = 0) -> jax.Array:
+    """Z-score of each row of logits: (x - mean(x)) / (std(x) + 1e-7), over the classes.
+
+    A logit of -inf removes its class: it stays, and counts in neither mean nor
+    deviation. A constant row becomes 0.
+
+    Args:
+      logits: f[..., C].
+      ddof: 0 for the population's standard deviation, 1 for the sample's.
+
+    Returns:
+      f32[..., C] (float64 for float64 logits).
+
+    Raises:
+      ValueError: If `ddof` is not 0 or 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mixkd_jax import losses
+      >>> losses.standardize(jnp.array([[3.0, 2.0, 1.0]]), ddof=1).round(4).tolist()
+      [[1.0, 0.0, -1.0]]
+
+    Reference:
+      Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024,
+      arXiv:2403.01427, eq. 9 and algorithm 1.
+    """
+    x = _checks.floating(logits, "logits")
+    _checks.class_axis(x, -1, "logits")
+    x = _softmax.standardize(x, 1e-7, _known_ddof(ddof))
+    kept = x != -jnp.inf
+    count = jnp.maximum(jnp.sum(kept, -1, keepdims=True, dtype=x.dtype), 1)
+    return x - jnp.sum(jnp.where(kept, x, 0), -1, keepdims=True) / count
+
+
+def _known_ddof(ddof: int) -> int:
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof: expected 0 (population) or 1 (sample), got {ddof!r}.")
+    return ddof
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, axis: int = -1) -> jax.Array:
     """Cross entropy -Σ_k y_k log softmax(z)_k, for class indices or soft labels, in nats.
 
     With indices the loss is computed from the odds of all other classes against
@@ -156,25 +206,24 @@ def cross_entropy(logits: Any, labels: Any, *, axis: int = -1) -> jax.Array:
     Reference:
       Goodfellow et al., Deep Learning, 2016, section 6.2.2.3.
     """
-    z = _checks.floating(logits, "logits")
-    z = jnp.moveaxis(z, _checks.class_axis(z, axis, "logits"), -1)
+    given = _checks.floating(logits, "logits")
+    z = jnp.moveaxis(given, _checks.class_axis(given, axis, "logits"), -1)
     if jnp.issubdtype(_checks.array(labels, "labels").dtype, jnp.integer):
         labels = _checks.class_labels(labels, z.shape[:-1], z.shape[-1])
         return _labels.nan_unless_label(_labels.index_loss(z, labels), labels, z.shape[-1])
-    y = _checks.floating(labels, "labels")
-    _checks.same_shape(jnp.asarray(logits), y, ("logits", "labels"))
-    _checks.probabilities(labels, "labels", axis=axis)
-    return _labels.soft_loss(z, jnp.moveaxis(y, axis, -1))
+    return _labels.soft_loss(z, jnp.moveaxis(_checks.soft_labels(labels, given, axis), axis, -1))
 
 
 def distillation_loss(
-    student_logits: Any,
-    teacher_logits: Any,
-    labels: Any = None,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    temperature: Any = 2.0,
-    kd_weight: Any = 1.0,
-    ce_weight: Any = 0.0,
+    temperature: ArrayLike | Literal["std"] = 1.0,
+    kd_weight: ArrayLike = 1.0,
+    ce_weight: ArrayLike = 0.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """kd_weight · T² KL + ce_weight · CE, with both parts for logging.
 
@@ -188,9 +237,12 @@ def distillation_loss(
       teacher_logits: f[..., C].
       labels: i[...] or f[..., C], as in `cross_entropy`. None (the default) only
         with `ce_weight` 0.
-      temperature: A number above 0, or "std".
+      temperature: A number above 0, or "std"; in the kd term alone.
       kd_weight: Weight of the soft term, at least 0.
       ce_weight: Weight of the hard term, at least 0.
+      axis: The class axis of the logits and of soft labels.
+      where: Optional bool mask that broadcasts to the logits. Classes where it is
+        False are left out of all softmaxes, in both terms.
 
     Returns:
       The loss, f32[...], one value per example in nats, and its unweighted parts
@@ -216,9 +268,14 @@ def distillation_loss(
     student_logits = _checks.floating(student_logits, "student_logits")
     kd_scale = _checks.scalar(kd_weight, "kd_weight", student_logits, least=0)
     ce_scale = _checks.scalar(ce_weight, "ce_weight", student_logits, least=0)
-    kd = distillation_kl(student_logits, teacher_logits, temperature=temperature)
+    if where is not None:
+        where = _checks.mask(where, student_logits.shape)
+    kd = distillation_kl(
+        student_logits, teacher_logits, temperature=temperature, axis=axis, where=where
+    )
     if labels is not None:
-        ce = cross_entropy(student_logits, labels)
+        kept = student_logits if where is None else jnp.where(where, student_logits, -jnp.inf)
+        ce = cross_entropy(kept, labels, axis=axis)
     elif _checks.visible(ce_weight) and float(ce_weight) == 0:
         ce = jnp.zeros_like(kd)
     else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 from mixkd_jax.losses import _labels, _softmax
@@ -14,7 +13,11 @@ __all__ = ["masked_correlation_kl", "sample_confidence_kl"]
 
 
 def sample_confidence_kl(
-    student_logits: Any, teacher_logits: Any, labels: Any, *, temperature: Any = 1.0
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
 ) -> jax.Array:
     """SCD of RLD: the student is to be as sure of the label as the teacher of its guess.
 
@@ -51,14 +54,18 @@ def sample_confidence_kl(
         student_logits, teacher_logits, labels, temperature
     )
     loss = temperature**2 * _labels.binary_kl(
-        _labels.log_odds(student / temperature, labels),
-        _labels.top_odds(teacher / temperature),
+        _labels.log_odds(student, labels, 1 / temperature),
+        _labels.top_odds(teacher, 1 / temperature),
     )
     return _labels.nan_unless_label(loss, labels, student.shape[-1])
 
 
 def masked_correlation_kl(
-    student_logits: Any, teacher_logits: Any, labels: Any, *, temperature: Any = 4.0
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 4.0,
 ) -> jax.Array:
     """MCD of RLD: distillation over the classes that the teacher ranks below the label.
 
@@ -96,14 +103,15 @@ def masked_correlation_kl(
     )
     removed = teacher >= _labels.pick(teacher, labels)[..., None]
     loss = temperature**2 * _softmax.kl(
-        jnp.where(removed, -jnp.inf, student / temperature),
-        jnp.where(removed, -jnp.inf, teacher / temperature),
+        jnp.where(removed, -jnp.inf, student),
+        jnp.where(removed, -jnp.inf, teacher),
+        1 / temperature,
     )
     return _labels.nan_unless_label(loss, labels, student.shape[-1])
 
 
 def _prepare(
-    student_logits: Any, teacher_logits: Any, labels: Any, temperature: Any
+    student_logits: ArrayLike, teacher_logits: ArrayLike, labels: ArrayLike, temperature: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     student, teacher = _checks.logit_pair(student_logits, teacher_logits)
     labels = _checks.class_labels(labels, student.shape[:-1], student.shape[-1])

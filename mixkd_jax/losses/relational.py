@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
 
@@ -18,12 +19,12 @@ _COLUMNS = 16384
 
 
 def relational_loss(
-    student_logits: Any,
-    teacher_logits: Any,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
     *,
-    temperature: Any = 1.0,
-    inter_weight: Any = 1.0,
-    intra_weight: Any = 1.0,
+    temperature: ArrayLike = 1.0,
+    inter_weight: ArrayLike = 1.0,
+    intra_weight: ArrayLike = 1.0,
 ) -> jax.Array:
     """DIST: inter_weight · inter + intra_weight · intra, one number for the batch.
 
@@ -132,7 +133,8 @@ def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Arra
         if not isinstance(tangent, SymbolicZero):
             change = ((own - other) - value * own) * scale
             slope += jnp.sum(change * tangent, axis, keepdims=True)
-    return jnp.squeeze(value, axis), jnp.squeeze(slope, axis)
+    # By name, so that the value's next derivative comes from here too.
+    return _decorrelation(primals[0], primals[1], axis), jnp.squeeze(slope, axis)
 
 
 _decorrelation.defjvp(_decorrelation_jvp, symbolic_zeros=True)
