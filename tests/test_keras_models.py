@@ -66,6 +66,27 @@ def test_backbones_have_as_many_weights_as_the_originals(name):
     assert sum(_count(tree["backbone"]) for tree in variables.values()) == COUNTS[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    # Parameters with a thousand classes, as torchvision's documentation gives them.
+    [
+        ("resnet18_torch", 11_689_512),
+        ("resnet50_torch", 25_557_032),
+        ("mobilenet_v2_torch", 3_504_872),
+        ("convnext_tiny_torch", 28_589_128),
+        ("convnext_large_torch", 197_767_336),
+        ("vit_b16_torch", 86_567_656),
+        ("vit_b16_avg_torch", 86_567_656),
+    ],
+)
+def test_pytorchs_variants_have_as_many_parameters_as_the_originals(name, expected):
+    model = create_model(name, num_classes=1000)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert _count(variables["params"]) == expected
+    assert set(variables["params"]["head"]) == {"logits"}
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_logits_features_and_variables_are_float32(name):
     model, images, variables = _shapes(name)
@@ -183,6 +204,16 @@ def test_keras_own_preprocessing():
     caffe = (pixels / 255 - jnp.array(mean)) / std[0]
     expected = np.array([0, 127.5, 255]) - [103.939, 116.779, 123.68]
     np.testing.assert_allclose(caffe, expected, rtol=1e-5)
+
+
+def test_pytorchs_own_preprocessing():
+    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for name in (name for name in imagenet.NAMES if name.endswith("_torch")):
+        assert pixel_statistics(name, pipeline="torchvision") == usual
+        expected = ((0.5,), (0.5,)) if name.startswith("vit") else usual
+        assert pixel_statistics(name, pipeline="timm") == expected
+        with pytest.raises(ValueError, match="expected 'timm' or 'torchvision', got 'paper'"):
+            pixel_statistics(name)
 
 
 def test_the_position_embedding_follows_the_image_size():

@@ -43,6 +43,16 @@ def test_host_arrays_are_numpy(tmp_path):
     assert all(leaf.flags.c_contiguous for leaf in leaves)
 
 
+def test_hub_files_come_through_huggingface_hub(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
+    path, asked = files.write(tmp_path / "blob", files.state()), []
+    monkeypatch.setattr(
+        hub, "hf_hub_download", lambda *args, **kwargs: asked.append(args) or str(path)
+    )
+    files.assert_loads("hf://timm/resnet50.a1_in1k/model.safetensors")
+    assert asked == [("timm/resnet50.a1_in1k", "model.safetensors")]
+
+
 def test_each_weight_that_does_not_fit_is_named(tmp_path):
     tensors = files.state(
         conv1__weight=None,

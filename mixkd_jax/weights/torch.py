@@ -29,7 +29,7 @@ _LEAVES = {
 }
 _WEIGHT = re.compile(r"[._](weight|bias|running_mean|running_var)$")
 # What wrappers put before each name: DataParallel, torch.compile.
-_WRAPPER = re.compile(r"(module|_orig_mod)\.")
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read(
@@ -57,9 +57,9 @@ def read(
                 stored = {n: weight for n, weight in stored.items() if not layout.in_head(n)}
             elif unplaced := [p for p in shapes if _place(layout, p) is None]:
                 raise WeightsError(
-                    f"in PyTorch's files the head is one linear layer, here it has "
+                    "in PyTorch's files the head is one linear layer, here it has "
                     f"{'/'.join(unplaced[0])}: create the model with the head 'imagenet', or "
-                    f"read the backbone alone"
+                    "read the backbone alone"
                 )
             return read_all(_targets(layout, shapes), stored, _hint(layout, stored))
     except WeightsError as error:
@@ -74,8 +74,8 @@ def read(
 def _stored(file: Any) -> dict[str, Stored]:
     """Returns the weights by their names without a wrapper's, and without BatchNorm's counts."""
     names = {name: name for name in file.keys() if not name.endswith("num_batches_tracked")}
-    while names and all(_WRAPPER.match(name) for name in names):
-        names = {_WRAPPER.sub("", short, count=1): name for short, name in names.items()}
+    while wrapped := [w for w in _WRAPPERS if names and all(n.startswith(w) for n in names)]:
+        names = {short.removeprefix(wrapped[0]): name for short, name in names.items()}
     stored = {}
     for short, name in names.items():
         view = file.get_slice(name)
