@@ -1,4 +1,4 @@
-"""CIFAR-100 or CIFAR-10: small models from scratch at 32 pixels, or the paper's at 224.
+"""CIFAR-100, CIFAR-10: from scratch, or the paper's recipe.
 
     python run.py --config=configs/cifar.py
     python run.py --config=configs/cifar.py:cifar10,teacher=resnet56,student=resnet20
@@ -21,9 +21,9 @@ paper-scratch: the authors' comparison of losses, students from scratch; with lo
 
 from ml_collections import ConfigDict
 
-from configs import arguments, paper
 from mixkd_jax import objectives
-from mixkd_jax.config import get_defaults
+from mixkd_jax.config import arguments, get_defaults
+from mixkd_jax.configs import paper
 
 # Pairs that the literature reports: wrn-40-2 to wrn-16-2 or wrn-40-1, resnet56 to resnet20,
 # resnet110 to resnet32 or resnet20, resnet32x4 to resnet8x4.

@@ -1,4 +1,4 @@
-"""The default that needs no download: scikit-learn's 8x8 digits, a few minutes on a CPU.
+"""scikit-learn's digits: no download, minutes on a CPU.
 
     python run.py --config=configs/digits.py
     python run.py --config=configs/digits.py:claims
@@ -15,9 +15,8 @@ which nothing was chosen by.
 
 from ml_collections import ConfigDict
 
-from configs import arguments
 from mixkd_jax import objectives
-from mixkd_jax.config import get_defaults
+from mixkd_jax.config import arguments, get_defaults
 
 CHOICES = {**arguments.ARMS, "loss": objectives.preset_names()}
 

@@ -1,18 +1,20 @@
-"""Your own images: `train/<class>/*.jpg` and `test/<class>/*.jpg` (or .jpeg, .png) of any size.
+"""Your own images, in a folder for each class.
 
     python run.py --config=configs/folder.py --config.data.dir=FOLDER
     python run.py --config=configs/folder.py:teacher=wrn-40-2,student=wrn-16-2 --config.data.dir=...
 
-The number of classes, the image size and the splits are found; docs/data.md says how. Images that
-don't fit into memory are streamed. Both models are trained from scratch; to start from ImageNet,
-name a file: --config.teacher.backbone_weights=FILE --config.teacher.pixels=keras (docs/weights.md).
+FOLDER has <class>/*.jpg (or .jpeg, .png), or train/<class>/*.jpg and test/<class>/*.jpg, of any
+size. The number of classes, the image size and the splits are found; docs/data.md says how. Images
+that don't fit into memory are streamed. Both models are trained from scratch; to start from
+ImageNet, name a file (docs/weights.md):
+--config.teacher.backbone_weights=FILE --config.teacher.pixels=keras
 """
 
 from ml_collections import ConfigDict
 
-from configs import arguments, cifar, paper
 from mixkd_jax import objectives
-from mixkd_jax.config import get_defaults
+from mixkd_jax.config import arguments, get_defaults
+from mixkd_jax.configs import cifar, paper
 
 # The larger ones need images of at least 32 pixels.
 MODELS = (*cifar.MODELS, *paper.STUDENTS, *paper.TEACHERS)

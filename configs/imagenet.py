@@ -1,4 +1,4 @@
-"""ImageNet at 224 pixels, streamed; for a machine with accelerators, or a pod of them.
+"""ImageNet at 224 pixels, streamed, for accelerators.
 
     python run.py --config=configs/imagenet.py --config.teacher.weights=FILE
 
@@ -15,9 +15,9 @@ The student's schedule is the usual one for ResNets (Goyal et al., arXiv:1706.02
 
 from ml_collections import ConfigDict
 
-from configs import arguments, paper
 from mixkd_jax import objectives
-from mixkd_jax.config import get_defaults
+from mixkd_jax.config import arguments, get_defaults
+from mixkd_jax.configs import paper
 
 CHOICES = {"teacher": paper.TEACHERS, "student": paper.STUDENTS, "loss": objectives.preset_names()}
 

@@ -12,7 +12,19 @@ Models, data, training and evaluation are in `mixkd_jax.models`, `.data`,
 `.training` and `.evaluation`; they need the extra `mixkd-jax[train]`.
 """
 
-from mixkd_jax import calibration, losses, mixup, representation, vicinal
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mixkd_jax import calibration, losses, mixup, representation, vicinal
 
 __all__ = ["calibration", "losses", "mixup", "representation", "vicinal"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports a module of ops when it is first used: a command's `--help` doesn't wait for jax."""
+    if name in __all__:
+        return importlib.import_module(f"mixkd_jax.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

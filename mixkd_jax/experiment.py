@@ -13,10 +13,11 @@ from mixkd_jax import config, data
 from mixkd_jax.config import ConfigError, arms
 from mixkd_jax.files import absolute
 from mixkd_jax.folder import Folder
-from mixkd_jax.run import models, workdir
+from mixkd_jax.run import models, summary, workdir
 from mixkd_jax.run.images import load_images
 from mixkd_jax.run.run import Run
 from mixkd_jax.training import sharding
+from mixkd_jax.training.progress import Progress
 
 
 def run(
@@ -26,6 +27,7 @@ def run(
     mode: str = "train",
     dataset: data.Dataset | None = None,
     stop: Callable[[int], bool] = lambda step: False,
+    progress: Progress | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Runs an experiment, or what is left of it, and returns its results.
@@ -37,6 +39,7 @@ def run(
       mode: "train", or "evaluate" or "analyze" to measure the newest checkpoints that are there.
       dataset: used instead of loading the config's.
       stop: whether to save and stop after a step; `preemption.StopRequest()` listens to SIGTERM.
+      progress: what shows how the run goes on; None makes one that writes to standard error.
       command: what the user typed, for the report.
 
     Returns:
@@ -47,6 +50,22 @@ def run(
       data.DataError: if the data set can't be loaded.
       training.member.Diverged, training.preemption.Stopped: see there; run again to continue.
     """
+    if progress is not None:
+        return _run(values, folder, mode, dataset, stop, progress, command)
+    with Progress(enabled=jax.process_index() == 0) as progress:
+        return _run(values, folder, mode, dataset, stop, progress, command)
+
+
+def _run(
+    values: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    mode: str,
+    dataset: data.Dataset | None,
+    stop: Callable[[int], bool],
+    progress: Progress,
+    command: str,
+) -> dict[str, Any]:
+    """Does what `run` does; its arguments are there."""
     here = Folder(absolute(folder))
     config.parse(values)
     joined = workdir.joined(here, values)
@@ -58,19 +77,28 @@ def run(
         raise ConfigError(
             f"--workdir: expected the folder of a run for --mode={mode}, got {here.root}"
         )
-    mesh = sharding.data_mesh()
-    images = load_images(settings.data, settings.seed, mesh, dataset)
-    made = Run(settings, chosen, joined, here, images, mesh, stop)
+    progress.every = settings.log.progress_seconds
+    with progress.during("loading data"):
+        mesh = sharding.data_mesh()
+        images = load_images(settings.data, settings.seed, mesh, dataset)
+    with progress.during("making models"):
+        made = Run(settings, chosen, joined, here, images, mesh, progress, stop)
+        works = made.works()
+        told = summary.first_lines(folder, settings, images, works, made.num_groups())
     if jax.process_index() == 0:
         workdir.claim(here, joined, command, images.about())
     sharding.barrier("claimed")
+    for line in told:
+        progress.say(line)
     if mode == "train":
+        progress.plan(works)
         made.train()
     elif mode == "evaluate":
         made.evaluate()
     if mode != "evaluate":
         made.analyse(again=mode == "analyze")
-    return _report(here)
+    with progress.during("writing the report"):
+        return _report(here)
 
 
 def _report(folder: Folder) -> dict[str, Any]:

@@ -96,6 +96,11 @@ class Folder:
         return self.root / "config.json"
 
     @property
+    def time(self) -> epath.Path:
+        """The wall and CPU seconds of the run's sessions, and their number."""
+        return self.root / "time.json"
+
+    @property
     def metrics(self) -> epath.Path:
         """What was logged while training, a JSON object a line."""
         return self.root / "metrics.jsonl"

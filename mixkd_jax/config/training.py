@@ -77,7 +77,7 @@ class Training:
     pixels: str = fields.one_of(
         ("data", "paper", "keras", "torchvision", "timm"),
         '"data" standardises pixels by data.mean and data.std, the others as the pipeline of that '
-        "name did for this model: the paper's or Keras', or torchvision's or timm's for a _torch one",
+        "name did for this model: the paper's or Keras', torchvision's or timm's for a _torch one",
     )
     weights: str = fields.field(
         "",

@@ -22,9 +22,9 @@ from mixkd_jax.files import write_json
 from mixkd_jax.models.network import Network, Teacher, Variables
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.training import sharding
+from mixkd_jax.training.clock import Clock
 from mixkd_jax.training.feeds import Images, OnDevice
 from mixkd_jax.training.fit import Fit
-from mixkd_jax.training.progress import Clock
 from mixkd_jax.training.randomness import stream
 
 

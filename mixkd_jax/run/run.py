@@ -19,10 +19,13 @@ from mixkd_jax.run.images import RunImages
 from mixkd_jax.run.measure import Measures
 from mixkd_jax.run.plan import Plan
 from mixkd_jax.training import group
+from mixkd_jax.training.clock import RunClock
 from mixkd_jax.training.fit import Fit
+from mixkd_jax.training.forecast import Work
 from mixkd_jax.training.group import Session
 from mixkd_jax.training.member import Member
 from mixkd_jax.training.metrics import MetricsLog
+from mixkd_jax.training.preemption import Stopped
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.progress import Progress
 
@@ -38,6 +41,7 @@ class Run:
         folder: Folder,
         images: RunImages,
         mesh: Mesh,
+        progress: Progress,
         stop: Callable[[int], bool],
     ):
         """Makes the fits; compiles nothing and writes nothing.
@@ -49,6 +53,7 @@ class Run:
           folder: of the run.
           images: of the run.
           mesh: all devices.
+          progress: what a person sees meanwhile.
           stop: from a step to whether to stop after it.
 
         Raises:
@@ -68,13 +73,34 @@ class Run:
         self._teacher = self._plan.teacher()
         self._student = self._plan.student()
         self._measures = Measures(settings, images, mesh)
-        master = jax.process_index() == 0
+        self._progress = progress
+        self._clock = RunClock(folder.time, progress.started)
         self._session = Session(
-            Programs(),
-            MetricsLog(folder, enabled=master),
-            Progress(every=settings.log.progress_seconds, enabled=master),
+            Programs(progress.compiling),
+            MetricsLog(folder, enabled=jax.process_index() == 0),
+            progress,
             stop,
         )
+
+    def works(self) -> dict[str, Work]:
+        """Returns what is done and left of every model, by its name; the teacher comes first."""
+        analyses = bool(self._settings.analysis.pairs)
+        works = {}
+        for fit in [self._teacher, *self._students()]:
+            trained = self._measures.is_evaluated(fit)
+            works[fit.name] = Work(
+                role="teacher" if fit is self._teacher else "student",
+                total=fit.steps.total,
+                step=fit.steps.total if trained else 0,
+                seconds=fit.clock().seconds,
+                trained=trained,
+                analysed=not analyses or self._measures.is_analysed(fit),
+            )
+        return works
+
+    def num_groups(self) -> int:
+        """Returns how many groups the students that are left make."""
+        return len(group.divide(self._left()))
 
     def train(self) -> None:
         """Trains and evaluates the teacher and then its students, group by group."""
@@ -93,15 +119,17 @@ class Run:
     def evaluate(self) -> None:
         """Evaluates the newest checkpoint of every model that has one."""
         if self._load_teacher() is None:
-            self._say(f"{self._teacher.name}: has no checkpoint yet")
+            self._progress.say(f"{self._teacher.name}: has no checkpoint yet")
             return
         for fit in [self._teacher, *self._students()]:
             newest = fit.newest()
             if newest is None:
-                self._say(f"{fit.name}: has no checkpoint yet")
+                self._progress.say(f"{fit.name}: has no checkpoint yet")
                 continue
             about = self._about(fit)
-            self._measures.write_evaluation(fit, *newest, clock=fit.clock(), about=about)
+            with self._progress.during(f"evaluating {fit.name}"):
+                self._measures.write_evaluation(fit, *newest, clock=fit.clock(), about=about)
+            self._check_stop(f"evaluated {fit.name}")
 
     def analyse(self, *, again: bool = False) -> None:
         """Analyses the newest checkpoints of the models, beside the teacher; without one, none.
@@ -112,13 +140,20 @@ class Run:
         """
         fits = [self._teacher, *self._students()]
         left = [fit for fit in fits if again or not self._measures.is_analysed(fit)]
-        newest = self._teacher.newest() if left and self._settings.analysis.pairs else None
-        if newest is None:
+        if not left or not self._settings.analysis.pairs or self._teacher.newest() is None:
             return
-        self._measures.write_analysis(self._teacher, *newest, is_teacher=True)
-        for fit in left:
-            if fit is not self._teacher and (newest := fit.newest()) is not None:
-                self._measures.write_analysis(fit, *newest, is_teacher=False)
+        # Students are compared with the teacher, which therefore comes first in any case.
+        fits = [self._teacher, *(fit for fit in left if fit is not self._teacher)]
+        for number, fit in enumerate(fits, 1):
+            newest = fit.newest()
+            if newest is None:
+                continue
+            with self._progress.during(f"analysing {fit.name}, {number} of {len(fits)}"):
+                self._measures.write_analysis(fit, *newest, is_teacher=fit is self._teacher)
+            self._progress.analysed(fit.name, fit.clock().seconds)
+            if not again:
+                self._clock.save()
+            self._check_stop(f"analysed {number} of {len(fits)} models")
 
     def _train(self, role: str, fits: Sequence[Fit], teacher: Teacher | None) -> None:
         """Trains a group, after the first stage that its fits may have in common."""
@@ -126,14 +161,8 @@ class Run:
         head = self._plan.head(role, template, fits[0].seed)
         start = template.start if head is None else self._train_head(head)
         fits = [
-            dataclasses.replace(fit, start=start, validate=self._measures.validation(fit))
-            for fit in fits
+            dataclasses.replace(fit, start=start, validate=self._validation(fit)) for fit in fits
         ]
-        if len(fits) > 1:
-            kind = "mixed" if fits[0].mixup else "clean"
-            shared = "batches and the teacher's logits" if teacher else "batches"
-            names = ", ".join(fit.name for fit in fits)
-            self._say(f"{len(fits)} students share {kind} {shared}: {names}")
         group.train(fits, teacher, self._session, self._finish)
 
     def _train_head(self, head: Fit) -> Variables:
@@ -145,10 +174,24 @@ class Run:
         assert newest is not None
         return newest[1]
 
+    def _validation(self, fit: Fit) -> Callable[[Variables], dict[str, float]] | None:
+        validate = self._measures.validation(fit)
+        if validate is None:
+            return None
+
+        def told(variables: Variables) -> dict[str, float]:
+            with self._progress.during("validating"):
+                return validate(variables)
+
+        return told
+
     def _finish(self, member: Member) -> None:
         fit, state = member.fit, member.state
         about = self._about(fit)
-        self._measures.write_evaluation(fit, member.step, state.variables, member.clock, about)
+        with self._progress.during(f"evaluating {fit.name}"):
+            self._measures.write_evaluation(fit, member.step, state.variables, member.clock, about)
+        self._progress.trained(fit.name)
+        self._clock.save()
 
     def _about(self, fit: Fit) -> dict[str, Any]:
         """Returns what a student's evaluation tells of its training."""
@@ -167,10 +210,13 @@ class Run:
         if newest is None:
             return None
         teacher = Teacher(self._teacher.recipe.network, newest[1])
-        self._measures.keep_teacher_logits(teacher)
+        with self._progress.during("predicting with the teacher"):
+            self._measures.keep_teacher_logits(teacher)
         if any(arm.loss and arm.loss.teacher_temperature == "fit" for arm in self._arms):
             self._fitted = self._measures.fitted_temperature()
-            self._say(f"teacher: a temperature of {self._fitted:.3f} fits the validation images")
+            self._progress.say(
+                f"teacher: a temperature of {self._fitted:.3f} fits the validation images"
+            )
         return teacher
 
     def _temperature(self, arm: Arm) -> float:
@@ -189,5 +235,6 @@ class Run:
     def _left(self) -> list[Fit]:
         return [fit for fit in self._students() if not self._measures.is_evaluated(fit)]
 
-    def _say(self, text: str) -> None:
-        self._session.progress.say(text)
+    def _check_stop(self, told: str) -> None:
+        if self._session.stop(0):
+            raise Stopped(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -19,21 +20,50 @@ from etils import epath
 import mixkd_jax
 from mixkd_jax import config
 from mixkd_jax.config import ConfigError
-from mixkd_jax.files import in_bucket, write_json
+from mixkd_jax.files import absolute, in_bucket, write_json
 from mixkd_jax.folder import Folder
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _GROWING = ("config.arms", "config.seeds")
 
 
-def new_folder(parent: str = "runs") -> str:
-    """Returns the path of a folder that isn't there yet, named by the time."""
-    name = path = f"{parent}/{datetime.datetime.now():%Y%m%d-%H%M%S}"
+@contextlib.contextmanager
+def made(folder: str | None, parent: str = "runs") -> Iterator[str]:
+    """Gives the path of a run's folder, which is removed again if it is left empty.
+
+    Args:
+      folder: of the run, made if it isn't there; None makes a new one, which no other process
+        can have, and names it by the time.
+      parent: where the new one is made.
+
+    Raises:
+      ConfigError: if it can't be made.
+    """
+    path = name = folder or f"{parent}/{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if in_bucket(path):  # which has no folders
+        yield path
+        return
     for number in itertools.count(2):
-        if not epath.Path(path).exists():
+        root = absolute(path)
+        missing = [each for each in (root, *root.parents) if not each.exists()]
+        try:
+            root.mkdir(parents=True, exist_ok=folder is not None)
             break
+        except OSError as error:
+            if folder is not None or not isinstance(error, FileExistsError):
+                raise ConfigError(_unwritable(path, error)) from None
         path = f"{name}-{number}"
-    return path
+    try:
+        yield path
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # of one that isn't empty
+                os.rmdir(each)
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError | None = None) -> str:
+    why = f": {error.strerror}" if error and error.strerror else ""
+    return f"--workdir: expected a folder that can be written to, got {os.fspath(path)}{why}"
 
 
 def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +76,7 @@ def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
     root = folder.root
     if in_bucket(root):
         _check_bucket(root)
-    new, old = plain(values), _config_of(folder)
+    new, old = plain(values), config_of(folder)
     if old is not None:
         _check_same(root, old, new)
         for name in ("arms", "seeds"):
@@ -59,7 +89,7 @@ def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
     if not in_bucket(root):  # which says no only when it is written to
         parent = next(path for path in (root, *root.parents) if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ConfigError(f"--workdir: expected a folder that can be written to, got {root}")
+            raise ConfigError(_unwritable(root))
     return new
 
 
@@ -87,6 +117,8 @@ def claim(folder: Folder, values: dict[str, Any], command: str, data: Mapping[st
         write_json(folder.config, about)
     except Exception as error:  # of many kinds: no such bucket, no right to it, no network
         if not in_bucket(folder.root):
+            if isinstance(error, OSError):
+                raise ConfigError(_unwritable(folder.root, error)) from None
             raise
         raise ConfigError(
             f"--workdir: expected a bucket that can be written to, got {folder.root}: {error}; "
@@ -103,7 +135,7 @@ def _check_bucket(root: epath.Path) -> None:
         )
 
 
-def _config_of(folder: Folder) -> dict[str, Any] | None:
+def config_of(folder: Folder) -> dict[str, Any] | None:
     """Returns the config of the run in a folder; None if there is none."""
     try:
         found = json.loads(folder.config.read_text())["config"]

@@ -18,8 +18,8 @@ from mixkd_jax.folder import ModelFolder
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.clock import Clock
 from mixkd_jax.training.feeds import Images
-from mixkd_jax.training.progress import Clock
 from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.state import TrainState, create_state
 from mixkd_jax.training.step import Recipe, measure_names

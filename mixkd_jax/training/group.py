@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from mixkd_jax.data.device import Feed
+from mixkd_jax.folder import split_name
 from mixkd_jax.models.network import Teacher
 from mixkd_jax.training import member
 from mixkd_jax.training.fit import Fit
@@ -52,6 +53,17 @@ def divide(fits: Sequence[Fit]) -> list[list[Fit]]:
     return list(groups.values())
 
 
+def label(fits: Sequence[Fit]) -> str:
+    """Returns what people call a group: its model's name, or its seed, its inputs and its arms."""
+    split = split_name(fits[0].name)
+    if len(fits) == 1 or split is None:
+        return fits[0].name
+    arms = [arm for arm, _ in filter(None, (split_name(fit.name) for fit in fits))]
+    more = f" and {len(arms) - 3} more" if len(arms) > 4 else ""
+    inputs = "mixed" if fits[0].mixup else "clean"
+    return f"seed {split[1]}, {inputs}: {', '.join(arms[:3] if more else arms)}{more}"
+
+
 def train(
     fits: Sequence[Fit],
     teacher: Teacher | None,
@@ -75,7 +87,12 @@ def train(
         members = [stack.enter_context(member.opened(fit, session)) for fit in fits]
         step = min(m.step for m in members)
         session.progress.start(
-            [fit.name for fit in fits], step, first.steps.total, first.batching.batch_size
+            label(fits),
+            {m.fit.name: m.clock.seconds for m in members},
+            step=step,
+            total=first.steps.total,
+            per_epoch=first.steps.per_epoch,
+            batch_size=first.batching.batch_size,
         )
         feed = first.images.feeds(
             stream(first.key, "order"), first.batching.batch_size, pairs=first.mixup is not None
@@ -83,12 +100,13 @@ def train(
         while step < first.steps.total:
             step, stop = _until_line(step, members, feed, teacher, session)
             active = [m for m in members if m.step == step]
-            for m in active:
-                m.pause(stop)
+            with session.progress.during("saving"):
+                for m in active:
+                    m.pause(stop)
             if stop and step < first.steps.total:
                 names = ", ".join(m.fit.name for m in active)
-                raise Stopped(f"{names}: stopped at step {step:,} of {first.steps.total:,}")
-        session.progress.finish(step)
+                raise Stopped(f"{names} at step {step:,} of {first.steps.total:,}")
+        session.progress.finish(step, [m.line for m in members])
         for m in members:
             finish(m)
 
@@ -121,7 +139,8 @@ def _until_line(
                 m.clock.add(kind, (now - waited) / len(active))
             ahead = max(1, int(0.25 * taken / max(now - waited, 1e-6)))
             taken, programs, waited = 0, len(session.programs), now
-            session.progress.update(step)
+            lines = [m.line for m in members]
+            session.progress.update(step, lines, compiled=kind == "compile")
         stop = session.stop(step)
         if stop or step == line:
             for m in members:

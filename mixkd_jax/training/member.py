@@ -14,10 +14,10 @@ import numpy as np
 
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.clock import Clock
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.metrics import ModelLog
 from mixkd_jax.training.programs import Programs
-from mixkd_jax.training.progress import Clock
 from mixkd_jax.training.state import TrainState
 
 if TYPE_CHECKING:

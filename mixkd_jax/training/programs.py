@@ -24,9 +24,10 @@ Program = Callable[..., Any]
 class Programs:
     """What has been compiled so far; `len` of it grows when something new is asked for."""
 
-    def __init__(self) -> None:
-        """Begins with nothing."""
+    def __init__(self, compiling: Callable[[], None] = lambda: None) -> None:
+        """Begins with nothing; `compiling` is called before something new is compiled."""
         self._known: dict[Any, Program] = {}
+        self._compiling = compiling
 
     def __len__(self) -> int:
         """Returns how many programs there are."""
@@ -72,6 +73,7 @@ class Programs:
 
     def _once(self, kind: Any, make: Callable[[], Program]) -> Program:
         if kind not in self._known:
+            self._compiling()
             self._known[kind] = make()
         return self._known[kind]
 

@@ -1,1 +1,0 @@
-"""Experiment configs, for `python run.py --config=configs/<name>.py`."""

@@ -1,0 +1,73 @@
+"""The command: `python run.py` in a checkout, `mixkd` where the package is installed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mixkd_jax.cli import flags, messages, start
+
+if TYPE_CHECKING:
+    from mixkd_jax.training.progress import Progress
+
+# What takes long to import is imported where it is used: --help doesn't wait for it, and while the
+# rest does, something is shown.
+
+
+def main() -> None:
+    """Runs what the flags say; the results' table alone goes to standard output."""
+    options, overrides = flags.parse(sys.argv[1:])
+    if options.help:
+        print(flags.help_text(options.help))
+        return
+    with messages.told(options):
+        first = True
+        if options.distributed:
+            from mixkd_jax.cli import processes
+
+            first = processes.join(options)
+        else:  # ends as Ctrl-C does, until there is a run that can save
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        from mixkd_jax.training.progress import Progress
+
+        with Progress(enabled=first) as progress:
+            table, page = _run(options, overrides, progress)
+        if first:
+            print(f"\n{table}\n" if table else "", end="", flush=True)
+            print(f"\nreport: {page}", file=sys.stderr)
+
+
+def _run(
+    options: argparse.Namespace, overrides: Sequence[str], progress: Progress
+) -> tuple[str, str]:
+    """Returns the table of the results and the path of the report."""
+    with progress.during("starting"):
+        from mixkd_jax.run import workdir
+    if options.mode == "compare":
+        with workdir.made(options.workdir) as folder, progress.during("comparing"):
+            from mixkd_jax.report import compare
+
+            return "", str(compare.write(options.runs, folder))
+    with progress.during("starting"):
+        from mixkd_jax.cli import load
+
+        values, notes = load.config(options.config, options.workdir, overrides)
+        from mixkd_jax import experiment
+        from mixkd_jax.report import results
+        from mixkd_jax.training.preemption import StopRequest
+    for note in notes:
+        progress.say(note)
+    with workdir.made(options.workdir) as folder:
+        options.workdir = folder  # so that messages can name it
+        found = experiment.run(
+            values,
+            folder,
+            mode=options.mode,
+            stop=StopRequest(),
+            progress=progress,
+            command=start.command(sys.argv[1:]),
+        )
+    return results.table(found), f"{folder}/report.html"

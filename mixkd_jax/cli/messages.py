@@ -1,0 +1,76 @@
+"""How a command ends before its end: one message, which says what to do next."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+from mixkd_jax.cli import start
+
+
+@contextlib.contextmanager
+def told(options: argparse.Namespace) -> Iterator[None]:
+    """Ends the process with a message, and no traceback, for what is the user's to mend or wish.
+
+    Args:
+      options: the flags; their `workdir` is the run's folder, as soon as there is one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted; {_next(options)}", status=130, kind="")
+    except Exception as error:
+        from mixkd_jax.config import ConfigError
+        from mixkd_jax.data import DataError
+        from mixkd_jax.training.checkpoint import CheckpointError
+        from mixkd_jax.training.member import Diverged
+        from mixkd_jax.training.preemption import Stopped
+
+        if isinstance(error, Stopped):
+            fail(f"stopped and saved: {error}; {_next(options)}", status=143, kind="")
+        if isinstance(error, Diverged):
+            fail(f"{error}: {_anew(options, str(error))}")
+        if isinstance(error, ConfigError | DataError | CheckpointError):
+            fail(str(error))
+        if _is_run(options.workdir):
+            error.add_note(_next(options))
+        raise
+
+
+def fail(message: str, *, status: int = 1, kind: str = "error: ") -> NoReturn:
+    """Ends the process with a message on standard error."""
+    print(f"{kind}{message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _next(options: argparse.Namespace) -> str:
+    """Returns the command that goes on."""
+    if not _is_run(options.workdir):
+        return "nothing was written yet"
+    flags = [f"--workdir={options.workdir}"]
+    if options.mode != "train":
+        flags.append(f"--mode={options.mode}")
+    for name in ("distributed", "coordinator", "num_processes", "process_id"):
+        value = getattr(options, name)
+        if value is not None and value is not False:
+            flags.append(f"--{name}" if value is True else f"--{name}={value}")
+    return f"go on with: {start.command(flags)}"
+
+
+def _anew(options: argparse.Namespace, error: str) -> str:
+    """Returns a command that trains more carefully, in a new folder, what diverged."""
+    role = "teacher" if "teacher" in error.partition(":")[0] else "student"
+    clip = f"--config.{role}.optimizer.clip_norm=1"
+    return start.command([f"--config={options.workdir}/config.json", clip])
+
+
+def _is_run(workdir: str | None) -> bool:
+    if not workdir:
+        return False
+    from mixkd_jax.files import absolute
+    from mixkd_jax.folder import Folder
+
+    return Folder(absolute(workdir)).config.exists()

@@ -1,0 +1,45 @@
+"""One process of many: `--distributed`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import jax
+
+from mixkd_jax.cli.messages import fail
+
+
+def join(options: argparse.Namespace) -> bool:
+    """Makes this process one of many, before any device is asked for.
+
+    Where the flags don't say who the others are, JAX's environment variables do
+    (JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID), or else the cluster does.
+
+    Returns:
+      Whether it is the first one.
+    """
+    if not options.workdir:
+        fail("--workdir: expected a folder that all processes reach with --distributed, got none")
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            _number(options.num_processes, "JAX_NUM_PROCESSES"),
+            _number(options.process_id, "JAX_PROCESS_ID"),
+        )
+    except (RuntimeError, ValueError) as error:
+        fail(
+            f"--distributed: expected one process of many on a TPU pod slice, Slurm, Open MPI or "
+            f"Kubernetes, or --coordinator=HOST:PORT --num_processes=N --process_id=I, got: "
+            f"{error} Leave it out to use the devices of this machine alone"
+        )
+    return jax.process_index() == 0
+
+
+def _number(given: int | None, variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    if given is None and text:
+        if not text.isdecimal():
+            fail(f"{variable}: expected an integer, got {text!r}")
+        return int(text)
+    return given

@@ -1,0 +1,70 @@
+"""Where the time of a model, and of a whole run, goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from mixkd_jax.files import write_json
+
+
+class Clock:
+    """Adds up the seconds that a model took, by what they were spent on, over all its sessions."""
+
+    KINDS = ("compile", "train", "evaluate", "checkpoint", "analyse")
+
+    def __init__(self, file: epath.Path):
+        """Goes on from `file` if an earlier session saved it."""
+        self._file = file
+        self.seconds: dict[str, float] = dict.fromkeys(self.KINDS, 0.0)
+        if file.exists():
+            self.seconds |= json.loads(file.read_text())
+
+    @contextlib.contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        """Counts the time within as `kind`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(kind, time.perf_counter() - start)
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Counts seconds as `kind`."""
+        self.seconds[kind] += seconds
+
+    def save(self) -> None:
+        """Writes the file; process 0 alone does."""
+        if jax.process_index() == 0:
+            write_json(self._file, self.seconds)
+
+
+class RunClock:
+    """Adds up the wall and CPU seconds of the processes that worked on a run.
+
+    Its file holds {"wall", "cpu": seconds, "sessions": how many processes, one after the other}.
+    Of processes side by side it counts the first one.
+    """
+
+    def __init__(self, file: epath.Path, started: tuple[float, float]):
+        """Goes on from `file`; `started` has this session's first wall and CPU time."""
+        self._file = file
+        self._started = started
+        self._before = {"wall": 0.0, "cpu": 0.0, "sessions": 0}
+        if file.exists():
+            self._before |= json.loads(file.read_text())
+
+    def save(self) -> None:
+        """Writes the file with what this session took so far; process 0 alone does."""
+        if jax.process_index() == 0:
+            before, (wall, cpu) = self._before, self._started
+            seconds = {
+                "wall": before["wall"] + time.perf_counter() - wall,
+                "cpu": before["cpu"] + time.process_time() - cpu,
+            }
+            write_json(self._file, {**seconds, "sessions": before["sessions"] + 1})
