@@ -1,40 +1,68 @@
+"""Linear CKA against the estimates of Song et al. with whole kernels, in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import ops_reference as ref
 import pytest
 
-from mixkd_jax.evaluation.representation import linear_cka, straightness
-
-RNG = np.random.default_rng(0)
+from mixkd_jax import representation
 
 
-def reference(x, y):
-    """HSIC of centred linear kernels, as in the paper's equation 3."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    center = np.eye(len(x)) - 1 / len(x)
-    k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
-    return np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+def hsic(k, m, unbiased):
+    n = len(k)
+    if not unbiased:
+        h = np.eye(n) - 1 / n
+        return np.trace(k @ h @ m @ h)
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    one = np.ones(n)
+    means = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return np.trace(k @ m) + means - 2 / (n - 2) * (one @ k @ m @ one)
 
 
-@pytest.mark.parametrize("shape", [(50, 7, 5), (50, 7, 80), (6, 20, 30)])
-def test_cka_is_that_of_the_kernels(shape):
-    n, width_x, width_y = shape
-    x = RNG.normal(3, 1, (n, width_x)).astype(np.float32)
-    y = (x[:, :1] * 2 + RNG.normal(0, 1, (n, width_y))).astype(np.float32)
-    assert linear_cka(x, y) == pytest.approx(reference(x, y), rel=1e-4)
+def cka(x, y, unbiased):
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m, unbiased) / np.sqrt(hsic(k, k, unbiased) * hsic(m, m, unbiased))
 
 
-def test_cka_ignores_rotation_scale_and_shift():
-    x = RNG.normal(size=(40, 6)).astype(np.float32)
-    rotation, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
-    assert linear_cka(x, (3 * x @ rotation + 5).astype(np.float32)) == pytest.approx(1, abs=1e-5)
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("shape", [(30, 5, 7), (10, 40, 3), (10, 40, 30), (4, 2, 2)])
+def test_against_whole_kernels(shape, unbiased):
+    n, d1, d2 = shape
+    rng = np.random.default_rng(n + d1)
+    x = rng.normal(size=(n, d1)) + 3
+    y = np.tanh(x @ rng.normal(size=(d1, d2))) + 0.5 * rng.normal(size=(n, d2))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    got = jax.jit(lambda x, y: representation.linear_cka(x, y, unbiased=unbiased))(x, y)
+    want = cka(x.astype(np.float64), y.astype(np.float64), unbiased)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
 
 
-def test_cka_of_constant_features_is_unknown():
-    assert linear_cka(np.ones((5, 3), np.float32), RNG.normal(size=(5, 3))) is None
+def test_unrelated_features_are_unlike_only_without_bias():
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 20, 100)).astype(np.float32)
+    unbiased = jax.vmap(representation.linear_cka)(x, y)
+    biased = jax.vmap(lambda x, y: representation.linear_cka(x, y, unbiased=False))(x, y)
+    assert abs(np.mean(unbiased)) < 4 * np.std(unbiased) / np.sqrt(40)
+    assert np.mean(biased) > 0.7
 
 
-def test_straightness_is_chord_over_length():
-    line = np.linspace(0, 1, 5)[:, None] * [3.0, 4.0]
-    corner = np.array([[0, 0], [1, 0], [2, 0], [2, 1], [2, 2]], float)
-    still, back = np.ones((5, 2)), np.array([[0, 0], [1, 0], [2, 0], [1, 0], [0, 0]], float)
-    found = straightness(np.stack([line, corner, still, back], 1))
-    np.testing.assert_allclose(found, [1, np.sqrt(8) / 4, np.nan, 0], rtol=1e-12)
+def test_invariances_scale_and_gradient():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 12, 4)).astype(np.float32)
+    turn, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    want = representation.linear_cka(x, y)
+    np.testing.assert_allclose(
+        representation.linear_cka(1e15 * (x @ turn.astype(np.float32)) + 1, 1e-15 * y),
+        want, rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
+    got = jax.grad(representation.linear_cka)(x, y)
+    slope = ref.gradient(lambda a: cka(a, y.astype(np.float64), True), x)
+    assert ref.relative_error(got, slope) <= 1e-5
+    assert np.isnan(representation.linear_cka(np.ones((5, 2)), x[:5]))
+    assert representation.linear_cka(jnp.asarray(x, jnp.bfloat16), x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 2)), ((5, 2), (4, 2)), ((5,), (5, 2))])
+def test_shapes_that_do_not_fit(shapes):
+    with pytest.raises(ValueError, match="x, y: expected features .* n >= 4 inputs, got"):
+        representation.linear_cka(np.ones(shapes[0]), np.ones(shapes[1]))

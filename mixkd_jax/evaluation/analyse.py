@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixkd_jax.evaluation import between, calibrate, corruptions, representation
+from mixkd_jax import representation
+from mixkd_jax.evaluation import between, calibrate, corruptions
 from mixkd_jax.evaluation.pairs import Pairs, draw_pairs
 from mixkd_jax.evaluation.predict import Predict, Predictions, predict_all
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training.feeds import Images
 
+_FEWEST_INPUTS = 4  # of an unbiased CKA
 PATH = np.linspace(0, 1, 21, dtype=np.float32)
 
 
@@ -193,14 +195,16 @@ def _straightness(features: np.ndarray | None, path_pairs: int) -> dict[str, Any
     if features is None:
         return None
     paths = features.reshape(len(PATH), path_pairs, -1)
-    values = {"straightness": representation.straightness(paths)}
+    values = {"straightness": between.straightness(paths)}
     return between.statistics(values, np.zeros(path_pairs, int))["straightness"]
 
 
 def _cka(teacher: np.ndarray | None, student: np.ndarray | None) -> float | None:
-    if teacher is None or student is None:
+    """None of a model that doesn't give its features, or whose features are all the same."""
+    if teacher is None or student is None or len(teacher) < _FEWEST_INPUTS:
         return None
-    return representation.linear_cka(teacher, student)
+    found = float(representation.linear_cka(teacher, student))
+    return None if np.isnan(found) else found
 
 
 def _values(

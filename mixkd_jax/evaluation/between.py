@@ -149,6 +149,21 @@ def _shuffled(values: np.ndarray, where: np.ndarray, rng: np.random.Generator) -
     return shuffled
 
 
+def straightness(path: np.ndarray) -> np.ndarray:
+    """Distance between both ends of each path over its length: 1 for a straight line.
+
+    Args:
+      path: f[G, m, D], m paths at G points.
+
+    Returns:
+      f64[m], from 0 to 1; NaN where a path has no length.
+    """
+    path = path.astype(np.float64)
+    chord = np.linalg.norm(path[-1] - path[0], axis=-1)
+    length = np.linalg.norm(np.diff(path, axis=0), axis=-1).sum(0)
+    return np.divide(chord, length, out=np.full(chord.shape, np.nan), where=length > 0)
+
+
 def summarize(values: Values, pairs: Pairs) -> dict[str, Any]:
     """Statistics in 20 bins of λ, overall and at the peak; for all pairs and by kind of pair."""
     bins = np.minimum((pairs.lam * NUM_BINS).astype(int), NUM_BINS - 1)

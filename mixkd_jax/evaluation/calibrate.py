@@ -52,7 +52,7 @@ def calibrate(
         "temperature": temperature,
         "scaled": temperature and scores(logits / temperature, labels, num_bins=num_bins),
         "reliability": reliability,
-        "risk_coverage": risk_coverage(probs, labels)[1],
+        "risk_coverage": risk_coverage(probs, labels),
     }
 
 
@@ -64,7 +64,7 @@ def scores(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> dict[str
     found, _ = score(logits, labels, num_bins=num_bins)
     del found["accuracy"]
     found |= {name: float(value) for name, value in _more(logits, labels, num_bins).items()}
-    return found | {"aurc": risk_coverage(_softmax(logits), labels)[0]}
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -73,6 +73,7 @@ def _more(logits, labels, num_bins):
     return {
         "adaptive_ece": calibration.adaptive_calibration_error(probs, labels, num_bins=num_bins),
         "classwise_ece": calibration.classwise_calibration_error(probs, labels, num_bins=num_bins),
+        "aurc": calibration.area_under_risk_coverage(probs, labels),
     }
 
 
@@ -122,7 +123,7 @@ def bootstrap(
     return diagram, intervals
 
 
-def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, list[float]]]:
+def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
     """Error among the most confident examples, against their share.
 
     Examples of equal confidence share their mean error, so that their order doesn't matter.
@@ -132,12 +133,8 @@ def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> tuple[float, dict[st
       labels: i[N].
 
     Returns:
-      The area under the curve (AURC): the risk's mean over coverages 1/N, 2/N, ... 1. And the
-      curve: "coverage" and "risk" at 20 coverages.
-
-    Reference:
-      Geifman, Uziel and El-Yaniv, Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers,
-      ICLR 2019, arXiv:1805.08206, section 3.
+      "coverage" and "risk" at 20 coverages; `calibration.area_under_risk_coverage` is the mean of
+      the risk over all of them.
     """
     wrong = (probs.argmax(-1) != labels).astype(np.float64)
     _, group, size = np.unique(-probs.max(-1), return_inverse=True, return_counts=True)
@@ -145,7 +142,7 @@ def risk_coverage(probs: np.ndarray, labels: np.ndarray) -> tuple[float, dict[st
     total = len(labels)
     risk = np.cumsum(shared) / np.arange(1, total + 1)
     at = np.maximum(np.rint(COVERAGES * total).astype(int), 1)
-    return float(risk.mean()), {"coverage": (at / total).tolist(), "risk": risk[at - 1].tolist()}
+    return {"coverage": (at / total).tolist(), "risk": risk[at - 1].tolist()}
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
