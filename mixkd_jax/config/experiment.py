@@ -77,6 +77,7 @@ class Experiment:
         "one student is trained for every arm and every one of these",
         f"integers of at least 0 and at most {LARGEST_SEED}",
         lambda value: 0 <= value <= LARGEST_SEED,
+        changes="which models",
     )
     arms: tuple[str, ...] = fields.several(
         ("ce", "mixup", "kd", "mixkd"),
@@ -84,6 +85,7 @@ class Experiment:
         '`mixup`, as in "mixkd:temperature=4" or "kd:loss=dkd:kd_weight=0.5"',
         'arms, such as "ce" or "mixkd:temperature=4"',
         bool,
+        changes="which models",
     )
     data: Data = fields.section(Data, "images")
     mixup: Mixup = fields.section(Mixup, "of the arms mixup and mixkd")

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from mixkd_jax.config.duration import Duration
 
-# What depends on a field: a trained model, no more than what is measured of it, or no result.
-Changes = Literal["models", "measures", "nothing"]
+# What a field changes in a run: its trained models, which there are, what is measured, or nothing.
+Changes = Literal["models", "which models", "measures", "nothing"]
 _T = TypeVar("_T")
 
 

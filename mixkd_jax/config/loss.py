@@ -63,7 +63,10 @@ class Loss:
                 found.setdefault(name, []).append((loss, option.default, meanings[name]))
         for name, users in found.items():
             default = ", ".join(f"{loss}: {value!r}" for loss, value, _ in users)
-            meaning = "; ".join(dict.fromkeys(text.rstrip(".") for _, _, text in users))
+            by_text: dict[str, list[str]] = {}
+            for loss, _, text in users:
+                by_text.setdefault(text.rstrip("."), []).append(loss)
+            meaning = "; ".join(f"{', '.join(who)}: {text}" for text, who in by_text.items())
             expected = "what these losses take"
             yield fields.Row(f"{path}.{name}", f"not set ({default})", meaning, expected, "models")
 

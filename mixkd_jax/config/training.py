@@ -13,11 +13,11 @@ class Optimizer:
     """From gradients to updates."""
 
     name: str = fields.field("sgd", "sgd, adam or adamw", "the name of an optimizer", bool)
-    momentum: float = fields.number(0.9, "sgd", largest=1)
-    nesterov: bool = fields.flag(True, "sgd")
-    b1: float = fields.number(0.9, "adam, adamw", largest=1, below=True)
-    b2: float = fields.number(0.999, "adam, adamw", largest=1, below=True)
-    eps: float = fields.number(1e-8, "adam, adamw", above=True)
+    momentum: float = fields.number(0.9, "of sgd", largest=1)
+    nesterov: bool = fields.flag(True, "of sgd")
+    b1: float = fields.number(0.9, "of adam and adamw", largest=1, below=True)
+    b2: float = fields.number(0.999, "of adam and adamw", largest=1, below=True)
+    eps: float = fields.number(1e-8, "of adam and adamw", above=True)
     weight_decay: float = fields.number(
         5e-4,
         "not on biases and BatchNorm; sgd, adam: added to the gradient (L2); adamw: decoupled",

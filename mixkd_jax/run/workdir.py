@@ -24,7 +24,6 @@ from mixkd_jax.files import absolute, in_bucket, write_json
 from mixkd_jax.folder import Folder
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_GROWING = ("config.arms", "config.seeds")
 
 
 @contextlib.contextmanager
@@ -151,7 +150,7 @@ def _is_empty(root: epath.Path) -> bool:
 
 def _check_same(root: epath.Path, old: Any, new: Any) -> None:
     """Raises ConfigError, naming the fields, if models of the one config aren't of the other."""
-    free = {row.path for row in config.rows() if row.changes != "models"} | set(_GROWING)
+    free = {row.path for row in config.rows() if row.changes != "models"}
     old, new = dict(_leaves(old)), dict(_leaves(new))
     differ = [
         f"{name} is {json.dumps(old.get(name))} there and {json.dumps(new.get(name))} here"
