@@ -1,9 +1,11 @@
+import copy
+
 import numpy as np
 import pytest
 import run_folders
 from scipy import stats
 
-from mixkd_jax.evaluation import analysis_figures
+from mixkd_jax.report.figures import curves, mixtures, reliability
 
 
 @pytest.fixture(scope="module")
@@ -15,21 +17,27 @@ def analyses(tmp_path_factory):
     return {"teacher": [found["teacher"]], **by_arm}
 
 
-def test_band_is_over_seeds_or_over_pairs():
-    means, errors = np.random.default_rng(0).random((2, 4, 7))
-    seeds = [{"mean": m.tolist(), "stderr": e.tolist()} for m, e in zip(means, errors, strict=True)]
-    found = analysis_figures.band(seeds)
-    half = stats.t.ppf(0.975, 3) * stats.sem(means)
-    np.testing.assert_allclose(found.mean, means.mean(0))
+def test_band_is_over_seeds_and_stays_within_what_can_be():
+    rows = np.random.default_rng(0).random((4, 7))
+    found = curves.over_seeds(rows.tolist())
+    half = stats.t.ppf(0.975, 3) * stats.sem(rows)
+    np.testing.assert_allclose(found.mean, rows.mean(0))
     np.testing.assert_allclose(found.high - found.low, 2 * half)
-    one = analysis_figures.band(seeds[:1])
-    np.testing.assert_allclose(one.high - one.low, 2 * 1.96 * errors[0])
-    unknown = analysis_figures.band([{"mean": [1.0, None], "stderr": [None, None]}])
-    assert unknown.mean[0] == 1 and np.isnan(unknown.mean[1])
+    inside = curves.over_seeds([[0.01, 0.99], [0.2, 0.8]], 0, 1)
+    assert inside.low[0] == 0 and inside.high[1] == 1
+    one = curves.over_seeds([[1.0, None]])
+    assert one.mean[0] == 1 and np.isnan(one.mean[1]) and np.isnan(one.low).all()
+
+
+def test_a_single_seed_has_no_band(analyses):
+    figure = mixtures.lambda_curves({"mixkd": analyses["mixkd"][:1]}, "nonlinearity")
+    assert not figure.axes[0].collections
+    figure = mixtures.lambda_curves({"mixkd": analyses["mixkd"]}, "nonlinearity")
+    assert len(figure.axes[0].collections) == 1
 
 
 def test_lambda_curves_draw_the_bins(analyses):
-    figure = analysis_figures.lambda_curves(analyses, "kl_teacher", "KL / nats")
+    figure = mixtures.lambda_curves(analyses, "kl_teacher")
     (axes,) = figure.axes
     # The teacher has no KL from itself.
     assert axes.get_legend_handles_labels()[1] == ["ce", "mixkd"]
@@ -41,35 +49,50 @@ def test_lambda_curves_draw_the_bins(analyses):
 
 
 def test_outside_pair_draws_the_peak(analyses):
-    top, below = analysis_figures.outside_pair(analyses).axes
+    figure = mixtures.outside_pair(analyses)
+    assert figure is not None
+    top, below = figure.axes
     peak = [
         [s["splits"]["test"]["mixed"]["different"]["peak"] for s in seeds]
         for seeds in analyses.values()
     ]
     heights = [bar.get_height() for bar in top.patches]  # pyright: ignore[reportAttributeAccessIssue]
-    expected = [np.mean([p["outside"]["mean"] for p in seeds]) for seeds in peak]
+    expected = [100 * np.mean([p["outside"]["mean"] for p in seeds]) for seeds in peak]
     np.testing.assert_allclose(heights, expected)
     drawn = np.asarray(below.lines[0].get_xydata())[:, 1]
     np.testing.assert_allclose(drawn, [np.mean([p["structure"]["mean"] for p in s]) for s in peak])
 
 
-def test_reliability_intervals_are_means_over_the_seeds_that_have_the_bin():
-    def analysis(accuracy, low, high):
-        diagram = {"accuracy": accuracy, "low": low, "high": high}
-        return {"calibration": {"reliability": diagram}}
+def test_few_classes_leave_no_empty_chart(analyses):
+    few = copy.deepcopy(analyses)
+    peaks = [
+        seed["splits"]["test"]["mixed"]["different"]["peak"] for s in few.values() for seed in s
+    ]
+    unknown = {"count": 0, "mean": None, "stderr": None}
+    for peak in peaks:  # three or four classes: too few to rank outside a pair
+        peak |= {name: unknown for name in ("structure", "structure_other", "structure_shuffled")}
+    figure = mixtures.outside_pair(few)
+    assert figure is not None and len(figure.axes) == 1
+    for peak in peaks:  # two classes: none is outside
+        peak["outside"] = {"count": 50, "mean": 0.0, "stderr": 0.0}
+    assert mixtures.outside_pair(few) is None
+
+
+def test_bootstrap_limits_are_means_over_the_seeds_that_have_the_bin():
+    def analysis(low, high):
+        return {"calibration": {"reliability": {"low": low, "high": high}}}
 
     seeds = [
-        analysis([None, 0.5, 0.8], [None, 0.4, 0.6], [None, 0.6, 0.9]),
-        analysis([None, None, 0.6], [None, None, 0.2], [None, None, 0.7]),
+        analysis([None, 0.4, 0.6], [None, 0.6, 0.9]),
+        analysis([None, None, 0.2], [None, None, 0.7]),
     ]
-    found = analysis_figures.reliability_intervals(seeds)
-    np.testing.assert_allclose(found.mean, [np.nan, 0.5, 0.7])
-    np.testing.assert_allclose(found.low, [np.nan, 0.4, 0.4])
-    np.testing.assert_allclose(found.high, [np.nan, 0.6, 0.8])
+    low, high = reliability.bootstrap_limits(seeds)
+    np.testing.assert_allclose(low, [np.nan, 0.4, 0.4])
+    np.testing.assert_allclose(high, [np.nan, 0.6, 0.8])
 
 
 def test_risk_coverage_draws_the_mean_over_seeds(analyses):
-    (axes,) = analysis_figures.risk_coverage(analyses).axes
+    (axes,) = reliability.risk_coverage(analyses).axes
     curves = [s["calibration"]["risk_coverage"] for s in analyses["mixkd"]]
     line = np.asarray(axes.lines[2].get_xydata())
     np.testing.assert_allclose(line[:, 0], 100 * np.array(curves[0]["coverage"]))
@@ -77,7 +100,7 @@ def test_risk_coverage_draws_the_mean_over_seeds(analyses):
 
 
 def test_corruption_draws_the_mean_over_seeds(analyses):
-    accuracy, over = analysis_figures.corruption(analyses).axes
+    accuracy, over = reliability.corruption(analyses).axes
     for axes, score in ((accuracy, "accuracy"), (over, "overconfidence")):
         scores = [s["corruption"]["scores"]["mean"][score] for s in analyses["mixkd"]]
         line = np.asarray(axes.lines[2].get_xydata())

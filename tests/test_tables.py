@@ -6,6 +6,7 @@ import run_folders
 from scipy import stats
 
 from mixkd_jax.report import intervals, results, tables
+from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL
 from mixkd_jax.report.records import read
 
 
@@ -16,29 +17,26 @@ def made(tmp_path_factory):
     return root, written, run_folders.add_analyses(root, written)
 
 
-def dig(tree, path):
-    for name in path:
-        tree = tree[name]
-    return tree
+def text(cell):
+    return cell if isinstance(cell, str) else " ".join(filter(None, (cell.text, cell.detail)))
 
 
-@pytest.mark.parametrize("columns", [tables.VICINAL, tables.CALIBRATION])
-def test_cells_are_means_and_half_intervals(made, columns):
+@pytest.mark.parametrize(
+    ("make", "columns"), [(tables.vicinal, VICINAL), (tables.calibration, CALIBRATION)]
+)
+def test_cells_are_means_and_deviations(made, make, columns):
     root, _, analyses = made
-    table = tables.analysed(read(root), "some", columns)
+    table = make(read(root))
     assert [row[0] for row in table.rows] == ["teacher", "ce", "mixkd"]
-    for column, (path, decimals) in enumerate(columns.values(), 1):
-        values = [dig(analyses[f"arms/mixkd/{seed}"], path) for seed in range(3)]
-        half = stats.t.ppf(0.975, 2) * stats.sem(values)
-        expected = f"{np.mean(values):.{decimals}f} ± {half:.{decimals}f}"
-        assert table.rows[2][column] == expected
-        if (value := comparison.at(analyses["teacher"], *path)) is not None:
-            assert table.rows[0][column] == f"{value:.{decimals}f}"
-
-
-def test_what_a_teacher_lacks_is_marked(made):
-    table = tables.analysed(read(made[0]), "vicinal", tables.VICINAL)
-    assert table.rows[0][list(tables.VICINAL).index("KL mixed") + 1] == results.MISSING
+    for column, (path, quantity) in enumerate(columns.items(), 1):
+        values = [intervals.at(analyses[f"arms/mixkd/{s}"], *path) for s in range(3)]
+        scaled = np.array(values) * (100 if "%" in table.headings[column] else 1)
+        digits = quantity.decimals
+        expected = f"{scaled.mean():.{digits}f} ± {scaled.std(ddof=1):.{digits}f}"
+        assert text(table.rows[2][column]) == expected
+        value = intervals.at(analyses["teacher"], *path)
+        expected = "-" if value is None else f"{value * quantity.scale:.{digits}f}"
+        assert text(table.rows[0][column]) == expected
 
 
 def test_differences_show_mean_interval_and_wins(made):
@@ -49,24 +47,58 @@ def test_differences_show_mean_interval_and_wins(made):
         for arm in ("mixkd", "ce")
     )
     half = 100 * stats.t.ppf(0.975, 2) * stats.sem(a - b)
-    expected = f"{100 * (a - b).mean():+.2f} ± {half:.2f} ({np.sum(a > b)}/3)"
-    assert table.rows[0][:2] == ["mixkd - ce", expected]
-    assert table.headings[3] == "|conf-acc %|"
+    mean = 100 * (a - b).mean()
+    name, cell = table.rows[0][:2]
+    assert name == "mixkd - ce" and not isinstance(cell, str)
+    assert text(cell) == f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    assert cell.won == f"{np.sum(a > b)}/3"
+    assert table.headings[3] == "|conf-acc| %"
 
 
-def test_values_are_unrounded(made):
+def test_csv_has_numbers(made, tmp_path):
+    root, written, _ = made
+    records = read(root)
+    summary = results.summarize(records)
+    tables.write([tables.metrics(records, summary), tables.differences(summary)], tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        rows = {(row["model"], row["quantity"]): row for row in csv.DictReader(file)}
+    row = rows["mixkd", "accuracy"]
+    values = 100 * np.array([written[f"arms/mixkd/{s}"]["metrics"]["accuracy"] for s in range(3)])
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    found = [float(row[key]) for key in ("mean", "std", "ci_low", "ci_high", "n")]
+    assert found == pytest.approx([values.mean(), values.std(ddof=1), low, high, 3])
+    assert row["unit"] == "%" and rows["teacher", "NLL"]["std"] == ""
+    assert len(rows) == 3 * len(METRICS)
+    with (tmp_path / "differences.csv").open() as file:
+        (first, *_) = csv.DictReader(file)
+    assert (first["ours"], first["theirs"], first["quantity"]) == ("mixkd", "ce", "accuracy")
+    assert float(first["mean"]) == pytest.approx(
+        100 * summary["differences"]["mixkd - ce"]["accuracy"]["mean"]
+    )
+
+
+def test_values_are_unrounded(made, tmp_path):
     root, written, analyses = made
-    rows = {tuple(row[:3]): row[3] for row in tables.values(read(root)).rows}
-    assert float(rows["mixkd", "1", "nll"]) == written["arms/mixkd/1"]["metrics"]["nll"]
+    tables.write_values(read(root), tmp_path)
+    with (tmp_path / "values.csv").open() as file:
+        rows = {(r["model"], r["seed"], r["quantity"]): r for r in csv.DictReader(file)}
+    row = rows["mixkd", "1", "NLL"]
+    assert float(row["value"]) == written["arms/mixkd/1"]["metrics"]["nll"]
+    assert row["step"] == "40" and row["unit"] == "nats"
     aurc = analyses["teacher"]["calibration"]["scores"]["aurc"]
-    assert float(rows["teacher", "", "calibration: AURC"]) == aurc
+    assert float(rows["teacher", "", "calibration: AURC"]["value"]) == 100 * aurc
 
 
-def test_files_hold_the_cells(made, tmp_path):
-    table = tables.Table("t", ["model", "a_b %"], [["x", "1 ± 2"], ["y", "3, 4"]])
-    tables.write([table, tables.Table("values", ["a"], [["1"]])], tmp_path)
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
+def test_no_text_is_a_formula(name, tmp_path):
+    tables.write([tables.Table("t", "T", ["field", "run"], [[name, "4"], ["x", name]])], tmp_path)
     rows = list(csv.reader((tmp_path / "t.csv").read_text("utf-8").splitlines()))
-    assert rows == [["model", "a_b %"], ["x", "1 ± 2"], ["y", "3, 4"]]
-    tex = (tmp_path / "t.tex").read_text("utf-8")
-    assert tex.startswith("\\begin{tabular}{lr}") and "a\\_b \\%" in tex
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.tex", "values.csv"]
+    assert rows[1][0] == rows[2][1] == f"'{name}"
+
+
+def test_a_value_that_is_not_known_leaves_its_cell_empty(made):
+    root, _, _ = made
+    records = read(root)
+    records.evaluations["arms/mixkd/1"]["metrics"]["nll"] = None
+    table = tables.metrics(records, results.summarize(records))
+    assert text(table.rows[2][4]) == "-"

@@ -27,7 +27,7 @@ def curve(logs: Logs, name: str, points: int = _POINTS) -> tuple[np.ndarray, Ban
     Returns:
       Epochs f64[n], and the mean with the lowest and highest seed; n = 0 if no line has `name`.
       Where seeds have come to different epochs, each point is over the seeds that have come so
-      far; where there is but one, the limits are NaN, and so is all where a seed's value is None.
+      far; where there is but one, the limits are NaN, and all is where a value is not finite.
     """
     seeds = [
         [
@@ -46,7 +46,8 @@ def curve(logs: Logs, name: str, points: int = _POINTS) -> tuple[np.ndarray, Ban
         table = np.asarray(seed, float)  # None becomes NaN
         index = group[np.searchsorted(epochs, table[:, 0])]
         counts.append(np.bincount(index, minlength=group[-1] + 1))
-        total = np.bincount(index, table[:, 1], minlength=group[-1] + 1)
+        values = np.where(np.isfinite(table[:, 1]), table[:, 1], np.nan)
+        total = np.bincount(index, values, minlength=group[-1] + 1)
         means.append(total / np.maximum(counts[-1], 1))
     present, stack = np.asarray(counts) > 0, np.asarray(means)
     several = present.sum(0) > 1
