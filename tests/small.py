@@ -1,8 +1,10 @@
-"""Small things to train: a data set, a config, a recipe and a run."""
+"""Small things to train: a data set, a config, a fit and what a group needs."""
 
+import contextlib
 import dataclasses
+import functools
+import json
 import pathlib
-import runpy
 from typing import Any
 
 import flax.linen as nn
@@ -10,34 +12,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from etils import epath
+import pytest
 from PIL import Image
 
-from mixkd_jax import config, data
-from mixkd_jax.config import Mixup
-from mixkd_jax.data.device import Augmentation
+from mixkd_jax import config, data, experiment, models, objectives
+from mixkd_jax.config import arms
+from mixkd_jax.data.device import Augmentation, Batching
+from mixkd_jax.folder import Folder
 from mixkd_jax.models import create_model
-from mixkd_jax.models.network import Network
+from mixkd_jax.models.network import Network, Teacher
+from mixkd_jax.run.plan import Plan
 from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import OnDevice
-from mixkd_jax.training.objectives import create_objective
+from mixkd_jax.training.fit import Fit, Steps
+from mixkd_jax.training.group import Session
+from mixkd_jax.training.metrics import MetricsLog
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.progress import Progress
 from mixkd_jax.training.step import Recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = 3
 SHAPE = (8, 8, 1)
 MEAN, STD = (0.3,), (0.4,)
+BATCH = 16
+STEPS = Steps(total=14, per_epoch=4, log=4, validate=8, checkpoint=8)  # of 64 images
+OPTIMIZER = optax.sgd(0.02, momentum=0.9)
 
 
 def default_values(**changes):
-    """configs/default.py as a ConfigDict; `a__b=c` sets a.b to c."""
-    values = runpy.run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
+    """The defaults of all fields; `a__b=c` sets a.b to c."""
+    values = config.get_defaults()
     values.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return values
 
 
 def values(**changes):
-    """A job of a few seconds: 12 steps of the teacher, 10 of two arms and two seeds."""
+    """A run of a few seconds: 12 steps of the teacher, 10 of two arms and two seeds."""
     small = default_values(
         seeds=(0, 1),
         arms=("ce", "mixkd"),
@@ -50,7 +61,7 @@ def values(**changes):
         evaluation__batch_size=16,
     )
     for training in (small.teacher, small.student):
-        training.batch_size = 16
+        training.batch_size = BATCH
         training.schedule.learning_rate = 0.02
     small.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return small
@@ -81,15 +92,25 @@ def folder(root, dataset):
     return root
 
 
+def one_device():
+    return sharding.data_mesh(jax.devices()[:1])
+
+
 def images(mesh, split=None) -> OnDevice:
     """A split on every device of a mesh."""
-    return OnDevice.put(dataset().train if split is None else split, mesh)
+    return _images(mesh) if split is None else OnDevice.put(split, mesh)
+
+
+@functools.cache
+def _images(mesh):
+    return OnDevice.put(dataset().train, mesh)
 
 
 class Linear(nn.Module):
     """Logits that NumPy can check: one matrix on all pixels."""
 
     num_classes: int = CLASSES
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -101,44 +122,91 @@ def linear():
     return Network(Linear(), MEAN, STD)
 
 
+@contextlib.contextmanager
+def linear_models():
+    """Within, the config's models may be "linear", which compiles in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models._MODELS, "linear", models._Entry(Linear, {}))
+        yield
+
+
 def cnn(width=4):
     return Network(create_model("cnn", num_classes=CLASSES, width=width), MEAN, STD)
 
 
-def loss(**changes) -> config.Loss:
-    return dataclasses.replace(config.parse(default_values()).loss, **changes)
+def arm(text="mixkd", **changes) -> arms.Arm:
+    """An arm of the default config, some of whose fields may be changed."""
+    return arms.parse(text, config.parse(default_values(**changes)))
 
 
-def recipe(mesh=None, **changes) -> Recipe:
-    """Distils from one CNN to another on mixed inputs, on one device."""
+def fit(
+    folder="/nowhere",
+    text="mixkd:ce_weight=0.5",
+    *,
+    seed=0,
+    mesh=None,
+    network=None,
+    split=None,
+    optimizer=OPTIMIZER,
+    parameters="replicated",
+    temperature=1.0,
+    **changes,
+) -> Fit:
+    """A student in an arm: a CNN, on one device, of crops of mirrored images."""
+    mesh = mesh or one_device()
+    plan = Plan(config.parse(default_values()), {}, Folder.at(folder), None, mesh)  # pyright: ignore[reportArgumentType]
     fields: dict[str, Any] = {
-        "student": cnn(),
-        "teacher": cnn(width=6),
-        "objective": create_objective(loss(ce_weight=0.5)),
-        "optimizer": optax.sgd(0.02, momentum=0.9),
-        "mixing": Mixup(alpha=1.0, partial=1.0, per_example=True),
-        "augmentation": Augmentation(crop_padding=1, flip=True),
-        "batch_size": 16,
-        "num_classes": CLASSES,
-        "mesh": mesh or sharding.data_mesh(jax.devices()[:1]),
+        "recipe": Recipe(
+            network or cnn(), objectives.cross_entropy, False, (), optimizer, mesh, parameters
+        ),
+        "numbers": {},
+        "parts": ("ce",),
+        "batching": Batching(BATCH, CLASSES, Augmentation(crop_padding=1, flip=True)),
+        "images": images(mesh) if split is None else split,
+        "mixup": None,
+        "steps": STEPS,
+        "schedule": optax.constant_schedule(0.02),
+        "keep": 2,
+        "config": {},
     }
-    return Recipe(**(fields | changes))
+    template = Fit(**plan._identity("template", 0), **fields)
+    made = plan.of_arm(template, arm(text), seed, temperature)
+    return dataclasses.replace(made, **changes)
 
 
-def linears(**changes) -> Recipe:
-    """The recipe with linear models, which compile in no time."""
-    return recipe(**({"student": linear(), "teacher": linear()} | changes))
+def linear_fit(*args, **options) -> Fit:
+    """The same of a linear model, which compiles in no time."""
+    return fit(*args, **({"network": linear()} | options))
 
 
-def teacher_variables(how: Recipe, shape=SHAPE):
-    """Variables of the recipe's teacher, with batch statistics that are not all 0 and 1."""
-    if how.teacher is None:
-        return None
-    variables = how.teacher.init(jax.random.key(7), shape)
-    moved = jax.tree.map(
-        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), variables
-    )
-    return jax.device_put(moved, sharding.replicated(how.mesh))
+def teacher(mesh=None, network=None, shape=SHAPE) -> Teacher:
+    """A teacher whose variables, batch statistics too, are not all 0 and 1."""
+    network = network or cnn(width=6)
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh or one_device()))
+    def variables():
+        return jax.tree.map(
+            lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape),
+            network.init(jax.random.key(7), shape),
+        )
+
+    return Teacher(network, variables())
+
+
+def session(folder, *, stop=lambda step: False, programs=None) -> Session:
+    """What a group trains in; silent."""
+    shown = Progress(every=1e9, enabled=False)
+    known = Programs() if programs is None else programs  # an empty one is false
+    return Session(known, MetricsLog(Folder.at(folder)), shown, stop)
+
+
+def run(folder, values=None, *, report=False, **options):
+    """A whole run, whose report is left out unless it is asked for."""
+    options = {"dataset": dataset()} | options
+    with pytest.MonkeyPatch.context() as patch:
+        if not report:
+            patch.setattr(experiment, "_report", lambda folder: {})
+        return experiment.run(values or globals()["values"](), folder, **options)
 
 
 def bits(tree):
@@ -150,6 +218,14 @@ def bits(tree):
     }
 
 
+def lines(folder):
+    """The lines of metrics.jsonl, without the time of day."""
+    text = (pathlib.Path(folder) / "metrics.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert all(line.pop("time") > 1e9 for line in found)
+    return found
+
+
 def files(folder) -> set[str]:
-    folder = epath.Path(folder)
-    return {str(p.relative_to(folder)) for p in pathlib.Path(folder).rglob("*")}
+    folder = pathlib.Path(folder)
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,17 @@ import pytest
 import small
 
 from mixkd_jax.models.network import Network
-from mixkd_jax.training import objectives, sharding
-from mixkd_jax.training.dispatch import compile_trainer, feeds
-from mixkd_jax.training.objectives import create_objective
-from mixkd_jax.training.state import create_state
-from mixkd_jax.training.step import draw_batch, query_teacher, train_step
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.randomness import stream
+from mixkd_jax.training.step import query_teacher, update_student
 
 KEY = jax.random.key(11)
+ARM = "mixkd:temperature=3:kd_weight=0.8:ce_weight=0.3"
 
 
 @dataclasses.dataclass(frozen=True)
 class Watched(Network):
-    """A network that notes the images it was asked about."""
+    """A network that notes the images that it sees."""
 
     seen: list = dataclasses.field(default_factory=list, compare=False)
 
@@ -37,60 +37,62 @@ def _watched(network):
     return Watched(network.module, network.mean, network.std)
 
 
-def _start(how):
-    return create_state(jax.random.key(1), how.student, small.SHAPE, how.optimizer, how.metrics)
+KNOWN = Programs()
 
 
-def _steps(how, state, count, teacher=None):
-    """Takes steps without a jit, in which `Watched` can see; returns the states after each."""
-    feed = feeds(how, small.images(how.mesh), KEY)
-    states = []
+def _numbers(fit):
+    return {name: jnp.float32(value) for name, value in fit.numbers.items()}
+
+
+def _draw(fit, step, key=KEY):
+    feed = fit.images.feeds(stream(key, "order"), small.BATCH, pairs=fit.mixup is not None)(step)
+    return KNOWN.draw(fit)(feed, key, np.int32(step), fit.mixing)
+
+
+def _steps(fit, count, teacher=None):
+    """Returns the batches of some steps, and the states before, between and after them."""
+    states, batches = [KNOWN.init(fit)(KEY)], []
     for step in range(count):
-        state = train_step(how, state, feed(step).feed, teacher, KEY)
-        states.append(state)
-    return states
+        batches.append(_draw(fit, step))
+        logits = None
+        if teacher is not None:
+            query = KNOWN.query(teacher.network, fit)
+            logits = query(teacher.variables, batches[-1].images)
+        states.append(KNOWN.update(fit)(states[-1], batches[-1], logits, KEY, _numbers(fit)))
+    return batches, states
 
 
 def _softmax(logits):
     return np.exp(np.array([reference.log_softmax(row) for row in logits]))
 
 
-@pytest.mark.parametrize("distils", [True, False])
-def test_a_step_is_what_numpy_makes_of_it(distils):
-    """Two linear models in float64: logits, loss, its gradient by hand, momentum, metrics."""
-    student, labels = _watched(small.linear()), []
-    inner = create_objective(small.loss(kd_weight=0.8, ce_weight=0.3, temperature="3"))
-    inner = inner if distils else objectives.cross_entropy
+@pytest.mark.parametrize(("text", "scale"), [(ARM, 1.0), (ARM, 0.5), ("mixup", None)])
+def test_a_step_is_what_numpy_makes_of_it(text, scale):
+    """Two linear models in float64: logits, loss, its gradient by hand, momentum, metrics.
 
-    def objective(s, t, y):
-        labels.append(np.asarray(y, np.float64))
-        return inner(s, t, y)
-
-    how = small.recipe(
-        student=student,
-        teacher=_watched(small.linear()) if distils else None,
-        objective=objective,
-        optimizer=optax.sgd(0.5, momentum=0.9),
-    )
-    teacher, start = small.teacher_variables(how), _start(how)
-    states = _steps(how, start, 5, teacher)
+    `scale` divides the teacher's logits before anything else.
+    """
+    teacher, optimizer = small.teacher(network=small.linear()), optax.sgd(0.5, momentum=0.9)
+    fit = small.linear_fit(text=text, optimizer=optimizer, temperature=scale)
+    batches, states = _steps(fit, 5, teacher if scale else None)
 
     def arrays(params):
         dense = params["Dense_0"]
         return [np.asarray(dense[name], np.float64) for name in ("kernel", "bias")]
 
-    (w, b), momentum = arrays(start.params), [0.0, 0.0]
-    totals = dict.fromkeys(how.metrics, 0.0)
-    for images, y, state in zip(student.seen, labels, states, strict=True):
-        x = ((images.astype(np.float64) / 255 - small.MEAN) / small.STD).reshape(len(images), -1)
+    (w, b), momentum = arrays(states[0].params), [0.0, 0.0]
+    totals = dict.fromkeys(states[0].totals, 0.0)
+    for batch, state in zip(batches, states[1:], strict=True):
+        images, y = np.asarray(batch.images, np.float64), np.asarray(batch.labels, np.float64)
+        x = ((images / 255 - small.MEAN) / small.STD).reshape(len(images), -1)
         s = x @ w + b
         d_ce = _softmax(s) - y
         values = {"ce": reference.cross_entropy(s, y).mean()}
         values["accuracy"] = np.mean(s.argmax(-1) == y.argmax(-1))
         values["entropy"] = -(_softmax(s) * np.log(_softmax(s))).sum(-1).mean()
-        if distils:
-            kernel, bias = arrays(teacher["params"])  # pyright: ignore[reportOptionalSubscript]
-            t = x @ kernel + bias
+        if scale:
+            kernel, bias = arrays(teacher.variables["params"])
+            t = (x @ kernel + bias) / scale
             values["kd"] = reference.distillation_kl(s, t, 3.0).mean()
             values["kl"] = reference.distillation_kl(s, t, 1.0).mean()
             values["agreement"] = np.mean(s.argmax(-1) == t.argmax(-1))
@@ -105,101 +107,91 @@ def test_a_step_is_what_numpy_makes_of_it(distils):
         totals = {name: total + values[name] for name, total in totals.items()}
         for got, want in zip(arrays(state.params), (w, b), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
-    assert set(states[-1].totals) == set(totals) and int(states[-1].step) == 5
+    assert int(states[-1].step) == 5
     for name, total in totals.items():
         assert float(states[-1].totals[name]) == pytest.approx(total, rel=1e-4), name
 
 
-def test_the_teacher_is_asked_about_exactly_what_the_student_sees():
-    student, teacher = _watched(small.linear()), _watched(small.linear())
-    how = small.recipe(student=student, teacher=teacher)
-    _steps(how, _start(how), 3, small.teacher_variables(how))
-    assert len(student.seen) == len(teacher.seen) == 3
-    for ours, theirs in zip(student.seen, teacher.seen, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert any(np.any(images % 1) for images in student.seen)  # they were mixed
-    assert not np.array_equal(student.seen[0], student.seen[1])
+def test_metrics_without_a_teacher_name_none():
+    fit = small.linear_fit(text="ce")
+    totals = fit.abstract_state.totals
+    assert set(totals) == {"loss", "ce", "accuracy", "entropy", "grad_norm"}
+
+
+def test_the_teacher_is_queried_on_exactly_what_the_student_sees():
+    """Without a jit, in which `Watched` can see."""
+    student, watched = _watched(small.linear()), _watched(small.linear())
+    fit, teacher = small.fit(network=student), small.teacher(network=small.linear())
+    batch, start = _draw(fit, 0), fit.create_state(KEY)
+    logits = query_teacher(watched, fit.recipe.mesh, teacher.variables, batch.images)
+    update_student(fit.recipe, start, batch, logits, KEY, _numbers(fit))
+    (theirs,), ours = watched.seen, student.seen[-1]
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(ours, batch.images)
+    assert np.any(ours % 1)  # they were mixed
 
 
 def test_a_batch_is_a_function_of_key_and_step():
-    how = small.recipe()
-    feed = feeds(how, small.images(how.mesh), KEY)(0).feed
-
-    def draw(key, step):
-        return draw_batch(how, jax.random.fold_in(key, step), step, feed)
-
-    first, again = draw(KEY, 2), draw(KEY, 2)
+    fit = small.linear_fit()
+    first, again = _draw(fit, 2), _draw(fit, 2)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    for other in (draw(KEY, 3), draw(jax.random.key(12), 2)):
+    for other in (_draw(fit, 3), _draw(fit, 2, jax.random.key(12))):
         assert not np.array_equal(first.images, other.images)
     np.testing.assert_allclose(np.sum(first.labels, -1), 1, rtol=1e-6)
 
 
 def test_without_mixing_a_batch_is_whole_images():
-    how = small.recipe(mixing=None, teacher=None, objective=objectives.cross_entropy)
-    feed = feeds(how, small.images(how.mesh), KEY)(0).feed
-    batch = draw_batch(how, KEY, jnp.int32(0), feed)
+    batch = _draw(small.linear_fit(text="kd"), 0)
     assert set(np.unique(batch.labels)) == {0, 1} and not np.any(np.asarray(batch.images) % 1)
 
 
+@pytest.mark.parametrize("changes", [{"alpha": 0.3}, {"partial": 0.5}, {"per_example": False}])
+def test_the_config_decides_how_images_are_mixed(changes):
+    given = ":".join(f"{name}={value}" for name, value in changes.items())
+    plain, changed = (_draw(small.linear_fit(text=f"mixkd{more}"), 0) for more in ("", f":{given}"))
+    assert not np.array_equal(plain.labels, changed.labels)
+    # Each label is λ of one class and 1 - λ of another, or whole.
+    largest = np.asarray(changed.labels).max(-1)
+    if "partial" in changes:
+        assert (largest == 1).any()
+    if "per_example" in changes:
+        assert len(np.unique(largest[largest < 1].round(5))) == 1
+
+
 def test_no_gradient_reaches_the_teacher():
-    how = small.linears(mixing=None)
-    teacher, start = small.teacher_variables(how), _start(how)
-    feed = feeds(how, small.images(how.mesh), KEY)(0).feed
+    fit, teacher = small.linear_fit(text="kd"), small.teacher(network=small.linear())
+    start, batch = KNOWN.init(fit)(KEY), _draw(fit, 0)
 
-    def loss(teacher, params):
+    def loss(variables, params):
+        logits = query_teacher(teacher.network, fit.recipe.mesh, variables, batch.images)
         state = dataclasses.replace(start, params=params)
-        return train_step(how, state, feed, teacher, KEY).totals["loss"]
+        after = update_student(fit.recipe, state, batch, logits, KEY, _numbers(fit))
+        return after.totals["loss"]
 
-    of_teacher, of_student = jax.jit(jax.grad(loss, argnums=(0, 1)))(teacher, start.params)
+    of_teacher, of_student = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+        teacher.variables, start.params
+    )
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(of_student))
 
 
-def test_the_teacher_answers_in_evaluation_mode():
-    """Each answer depends on its own image alone, so no batch statistics are used or changed."""
-    how = small.recipe()
-    variables = small.teacher_variables(how)
-    before = small.bits(variables)
+def test_the_teacher_is_in_evaluation_mode():
+    """Logits depend on their own image alone, so no batch statistics are used or changed."""
+    teacher, mesh = small.teacher(), small.one_device()
+    before = small.bits(teacher.variables)
     images = jnp.asarray(small.dataset().train.images[:8], jnp.float32)
-    together = query_teacher(how, variables, images)
-    alone = [query_teacher(how, variables, image[None]) for image in images]
-    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-5)  # pyright: ignore
-    assert small.bits(variables) == before
-    assert query_teacher(dataclasses.replace(how, teacher=None), variables, images) is None
+    query = jax.jit(functools.partial(query_teacher, teacher.network, mesh))
+    together = query(teacher.variables, images)
+    alone = [query(teacher.variables, image[None]) for image in images]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-5)
+    assert small.bits(teacher.variables) == before
 
 
 def test_the_student_learns_in_training_mode():
-    student = _watched(small.cnn())
-    how = small.recipe(student=student)
-    start = _start(how)
-    (state,) = _steps(how, start, 1, small.teacher_variables(how))
-    _, want = student.train_logits(start.variables, jnp.asarray(student.seen[0]), KEY)
+    fit = small.fit()
+    (batch,), (start, state) = _steps(fit, 1, small.teacher())
+    _, want = jax.jit(fit.recipe.network.train_logits)(start.variables, batch.images, KEY)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.batch_stats, want
     )
     assert small.bits(state.batch_stats) != small.bits(start.batch_stats)
-
-
-def test_metrics_without_a_teacher_name_none():
-    how = small.recipe(teacher=None, objective=objectives.cross_entropy)
-    (state,) = _steps(how, _start(how), 1)
-    assert set(state.totals) == {"loss", "ce", "accuracy", "entropy", "grad_norm"}
-    assert float(state.totals["loss"]) == float(state.totals["ce"])
-
-
-def test_steps_in_one_dispatch_are_the_same_steps():
-    how = small.linears()
-    teacher, images = small.teacher_variables(how), small.images(how.mesh)
-    key = jax.device_put(KEY, sharding.replicated(how.mesh))
-    ends = []
-    for together in (1, 5):
-        trainer = compile_trainer(how, images, teacher, steps_per_dispatch=together)
-        state, step, feed = trainer.init(key), 0, feeds(how, images, key)
-        while step < 10:
-            portion = feed(step)
-            count = min(10 - step, portion.steps, together)
-            state, step = trainer.advance(state, portion.feed, key, count), step + count
-        ends.append(state)
-    assert int(ends[0].step) == int(ends[1].step) == 10
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *ends)

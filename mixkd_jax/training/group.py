@@ -98,13 +98,14 @@ def train(
             stream(first.key, "order"), first.batching.batch_size, pairs=first.mixup is not None
         )
         while step < first.steps.total:
+            before = [m.step for m in members]
             step, stop = _until_line(step, members, feed, teacher, session)
-            active = [m for m in members if m.step == step]
+            moved = [m for m, was in zip(members, before, strict=True) if m.step > was]
             with session.progress.during("saving"):
-                for m in active:
+                for m in moved:
                     m.pause(stop)
             if stop and step < first.steps.total:
-                names = ", ".join(m.fit.name for m in active)
+                names = ", ".join(m.fit.name for m in moved)
                 raise Stopped(f"{names} at step {step:,} of {first.steps.total:,}")
         session.progress.finish(step, [m.line for m in members])
         for m in members:
