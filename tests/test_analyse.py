@@ -9,7 +9,7 @@ from scipy import special, stats
 from mixkd_jax import models
 from mixkd_jax.data import Split
 from mixkd_jax.evaluation import analyse
-from mixkd_jax.evaluation.answers import create_ask
+from mixkd_jax.evaluation.predict import create_predict
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import OnDevice
@@ -26,47 +26,45 @@ def examples(count):
 
 
 @pytest.fixture(scope="module")
-def questions():
+def probe():
     splits = {"train": examples(20), "test": examples(30)}
-    return analyse.create_questions(
+    return analyse.create_probe(
         splits, examples(10), None, num_pairs=60, path_pairs=5, num_bins=15, seed=3
     )
 
 
 @pytest.fixture(scope="module")
-def interviews(questions):
-    """Of a teacher and a student: two random networks."""
+def predictions(probe):
+    """Of a teacher and a student: two random networks; and their variables."""
     variables = [
-        jax.device_put(NETWORK.init(jax.random.key(k), (8, 8, 1)), sharding.replicated(MESH))
+        jax.device_put(
+            jax.jit(NETWORK.init, static_argnums=1)(jax.random.key(k), (8, 8, 1)),
+            sharding.replicated(MESH),
+        )
         for k in range(2)
     ]
-    ask = interview(variables[0], questions, 16)
-    return [ask(own) for own in variables], variables
+    predict = create_predict(NETWORK, mesh=MESH, batch_size=16)
+    return [analyse.predict_probe(predict, own, probe) for own in variables], variables
 
 
-def interview(variables, questions, batch_size):
-    ask = create_ask(NETWORK, variables, (8, 8, 1), mesh=MESH, batch_size=batch_size)
-    return analyse.create_interview(ask, questions)
-
-
-def test_interviews_hold_what_was_asked(questions, interviews):
-    (teacher, _), (variables, _) = interviews
-    images = np.asarray(questions.splits["test"].examples.images, np.float32)
-    own = np.asarray(NETWORK.logits(jax.device_get(variables), jnp.asarray(images)))
+def test_predictions_are_those_of_the_probe(probe, predictions):
+    (teacher, _), (variables, _) = predictions
+    images = np.asarray(probe.splits["test"].examples.images, np.float32)
+    own = np.asarray(jax.jit(NETWORK.logits)(jax.device_get(variables), jnp.asarray(images)))
     np.testing.assert_allclose(teacher.test, own, rtol=1e-4, atol=1e-5)
-    pairs, response = questions.pairs["test"], teacher.splits["test"]
-    np.testing.assert_allclose(response.real.logits, own[pairs.images], rtol=1e-4, atol=1e-5)
+    pairs, own_split = probe.pairs["test"], teacher.splits["test"]
+    np.testing.assert_allclose(own_split.real.logits, own[pairs.images], rtol=1e-4, atol=1e-5)
     assert teacher.held_out.shape == (10, 4)
-    assert response.mixed.logits.shape == (60, 4)
+    assert own_split.mixed.logits.shape == (60, 4)
     # A path begins at x_j (λ = 0) and ends at x_i.
-    path = response.path.logits.reshape(21, 5, 4)
+    path = own_split.path.logits.reshape(21, 5, 4)
     ends = [own[pairs.images[side[:5]]] for side in (pairs.j, pairs.i)]
     np.testing.assert_allclose(path[[0, -1]], ends, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_is_its_own_perfect_student(questions, interviews):
-    (teacher, _), _ = interviews
-    found = analyse.analyse(questions, teacher, teacher)
+def test_a_model_is_its_own_perfect_student(probe, predictions):
+    (teacher, _), _ = predictions
+    found = analyse.analyse(probe, teacher, teacher)
     for split in found["splits"].values():
         overall = split["mixed"]["all"]["overall"]
         for name in ("kl_teacher", "linearity_gain", "entropy_gap"):
@@ -75,10 +73,10 @@ def test_a_model_is_its_own_perfect_student(questions, interviews):
         assert split["cka"] == pytest.approx({"real": 1, "mixed": 1}, abs=1e-5)
 
 
-def test_numbers_are_those_of_numpy(questions, interviews):
-    (teacher, student), _ = interviews
-    found = analyse.analyse(questions, student, teacher)["splits"]["train"]
-    pairs, own = questions.pairs["train"], student.splits["train"]
+def test_numbers_are_those_of_numpy(probe, predictions):
+    (teacher, student), _ = predictions
+    found = analyse.analyse(probe, student, teacher)["splits"]["train"]
+    pairs, own = probe.pairs["train"], student.splits["train"]
     p_t, p_s = (
         special.softmax(model.splits["train"].mixed.logits.astype(float), -1)
         for model in (teacher, student)
@@ -102,19 +100,20 @@ def test_numbers_are_those_of_numpy(questions, interviews):
     np.testing.assert_allclose(ends, 0, atol=1e-5)
 
 
-def test_analysing_twice_gives_the_same_strict_json(questions, interviews):
-    (teacher, student), (_, variables) = interviews
-    first, again = (analyse.analyse(questions, student, teacher) for _ in range(2))
+def test_analysing_twice_gives_the_same_strict_json(probe, predictions):
+    (teacher, student), (_, variables) = predictions
+    first, again = (analyse.analyse(probe, student, teacher) for _ in range(2))
     assert json.dumps(first, allow_nan=False) == json.dumps(again, allow_nan=False)
-    for batch_size in (16, 64):
-        ask = interview(variables, questions, batch_size)
-        other = analyse.analyse(questions, ask(variables), teacher)["splits"]["test"]
+    for batch_size in (24, 64):
+        predict = create_predict(NETWORK, mesh=MESH, batch_size=batch_size)
+        own = analyse.predict_probe(predict, variables, probe)
+        other = analyse.analyse(probe, own, teacher)["splits"]["test"]
         mean = first["splits"]["test"]["mixed"]["all"]["peak"]["nonlinearity"]["mean"]
         found = other["mixed"]["all"]["peak"]["nonlinearity"]["mean"]
         assert found == pytest.approx(mean, rel=1e-4)
 
 
-def test_a_teacher_is_compared_with_nobody(questions, interviews):
-    (teacher, _), _ = interviews
-    split = analyse.analyse(questions, teacher)["splits"]["test"]
+def test_a_teacher_is_compared_with_nobody(probe, predictions):
+    (teacher, _), _ = predictions
+    split = analyse.analyse(probe, teacher)["splits"]["test"]
     assert "cka" not in split and "kl_teacher" not in split["mixed"]["all"]["overall"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from mixkd_jax.evaluation import vicinity
-from mixkd_jax.evaluation.answers import Answers
+from mixkd_jax.evaluation import between
 from mixkd_jax.evaluation.pairs import draw_pairs
+from mixkd_jax.evaluation.predict import Predictions
 
 CLASSES = 7
 RNG = np.random.default_rng(0)
@@ -14,13 +14,13 @@ LABELS = RNG.integers(0, CLASSES, 40)
 PAIRS = draw_pairs(RNG, len(LABELS), lambda indices: LABELS[indices], 300)
 
 
-def answers(count, scale=2.0):
+def predictions(count, scale=2.0):
     logits = (scale * RNG.normal(size=(count, CLASSES))).astype(np.float32)
-    return Answers(logits, np.zeros((count, 1), np.float32))
+    return Predictions(logits, np.zeros((count, 1), np.float32))
 
 
-REAL, MIXED = answers(40), answers(300)
-TEACHER_REAL, TEACHER_MIXED = answers(40), answers(300)
+REAL, MIXED = predictions(40), predictions(300)
+TEACHER_REAL, TEACHER_MIXED = predictions(40), predictions(300)
 
 
 def softmax(own):
@@ -50,23 +50,23 @@ def test_measures_of_one_model():
         "outside_reference": outside_of(r),
         "outside_excess": outside_of(p) - outside_of(r),
     }
-    found = vicinity.measure(REAL, MIXED, PAIRS)
+    found = between.measure(REAL, MIXED, PAIRS)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_comparison_with_the_teacher():
-    found = vicinity.compare(TEACHER_MIXED.logits, MIXED.logits)
+    found = between.compare(TEACHER_MIXED.logits, MIXED.logits)
     t, s = softmax(TEACHER_MIXED), softmax(MIXED)
     np.testing.assert_allclose(found["kl_teacher"], stats.entropy(t, s, axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(found["agreement"], t.argmax(-1) == s.argmax(-1))
 
 
 def test_gains_are_teacher_minus_student():
-    teacher = vicinity.measure(TEACHER_REAL, TEACHER_MIXED, PAIRS)
-    student = vicinity.measure(REAL, MIXED, PAIRS)
-    found = vicinity.gains(teacher, student)
+    teacher = between.measure(TEACHER_REAL, TEACHER_MIXED, PAIRS)
+    student = between.measure(REAL, MIXED, PAIRS)
+    found = between.gains(teacher, student)
     t, s = softmax(TEACHER_MIXED), softmax(MIXED)
     gain = stats.entropy(reference_of(TEACHER_REAL), t, axis=-1)
     gain -= stats.entropy(reference_of(REAL), s, axis=-1)
@@ -81,7 +81,7 @@ def outside_classes(k):
 
 
 def test_structure_is_spearman_s_correlation_outside_the_pair():
-    found = vicinity.structure(REAL, MIXED, PAIRS, np.random.default_rng(1))
+    found = between.structure(REAL, MIXED, PAIRS, np.random.default_rng(1))
     p, r = softmax(MIXED), reference_of(REAL)
     for k in range(60):
         outside = outside_classes(k)
@@ -98,7 +98,7 @@ def test_structure_is_spearman_s_correlation_outside_the_pair():
 def test_structure_that_is_there_is_found_and_gone_when_shuffled():
     r = reference_of(REAL)
     mixed = MIXED._replace(logits=np.log(r).astype(np.float32))
-    found = vicinity.structure(REAL, mixed, PAIRS, np.random.default_rng(1))
+    found = between.structure(REAL, mixed, PAIRS, np.random.default_rng(1))
     np.testing.assert_allclose(found["structure"], 1)
     shuffled = found["structure_shuffled"]
     assert abs(shuffled.mean()) < 4 * stats.sem(shuffled) and shuffled.std() > 0.2
@@ -106,7 +106,7 @@ def test_structure_that_is_there_is_found_and_gone_when_shuffled():
 
 def test_shuffling_moves_only_what_is_outside():
     values, where = RNG.random((50, 9)), RNG.random((50, 9)) < 0.7
-    moved = vicinity._shuffled(values, where, np.random.default_rng(2))
+    moved = between._shuffled(values, where, np.random.default_rng(2))
     np.testing.assert_array_equal(moved[~where], values[~where])
     for row, other, mask in zip(values, moved, where, strict=True):
         np.testing.assert_array_equal(np.sort(row[mask]), np.sort(other[mask]))
@@ -118,27 +118,27 @@ def test_rank_correlation_shares_ranks_and_knows_its_limits():
     y = np.array([[4.0, 4, 5, 1], [4, 3, 2, 1], [1, 2, 0, 0], [1, 2, 3, 4]])
     where = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
     expected = [stats.spearmanr(x[0], y[0])[0], -1, np.nan, np.nan]
-    np.testing.assert_allclose(vicinity.rank_correlation(x, y, where), expected)
+    np.testing.assert_allclose(between.rank_correlation(x, y, where), expected)
 
 
 def test_statistics_are_those_of_numpy_and_leave_nan_out():
     values = RNG.normal(size=200)
     values[::9] = np.nan
     group = RNG.integers(-1, 4, 200)
-    found = vicinity.statistics({"a": values}, group, 5)["a"]
+    found = between.statistics({"a": values}, group, 5)["a"]
     for k in range(4):
         rows = values[(group == k) & np.isfinite(values)]
         assert found["count"][k] == len(rows)
         assert found["mean"][k] == pytest.approx(rows.mean(), rel=1e-12)
         assert found["stderr"][k] == pytest.approx(stats.sem(rows), rel=1e-12)
     assert [found[key][4] for key in ("count", "mean", "stderr")] == [0, None, None]
-    one = vicinity.statistics({"a": np.array([3.0])}, np.zeros(1, int))["a"]
+    one = between.statistics({"a": np.array([3.0])}, np.zeros(1, int))["a"]
     assert one == {"count": 1, "mean": 3.0, "stderr": None}
 
 
 def test_summary_divides_pairs_by_lambda_and_kind():
     values = {"a": RNG.normal(size=300)}
-    found = vicinity.summarize(values, PAIRS)
+    found = between.summarize(values, PAIRS)
     same = PAIRS.labels[PAIRS.i] == PAIRS.labels[PAIRS.j]
     for kind, chosen in (("all", same | ~same), ("same", same), ("different", ~same)):
         own = found[kind]

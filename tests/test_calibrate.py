@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from mixkd_jax.evaluation import calibration_curves as curves
+from mixkd_jax.evaluation import calibrate
 
 RNG = np.random.default_rng(0)
 LOGITS = (3 * RNG.normal(size=(400, 5))).astype(np.float32)
@@ -12,7 +12,7 @@ PROBS = special.softmax(LOGITS, -1)
 
 def test_temperature_minimises_the_nll_and_scales_the_scores():
     held_out = LOGITS[:200], LABELS[:200]
-    found = curves.calibrate(LOGITS, LABELS, held_out, num_bins=10, rng=np.random.default_rng(1))
+    found = calibrate.calibrate(LOGITS, LABELS, held_out, num_bins=10, rng=np.random.default_rng(1))
 
     def nll(temperature):
         logp = special.log_softmax(LOGITS[:200].astype(np.float64) / temperature, -1)
@@ -21,18 +21,18 @@ def test_temperature_minimises_the_nll_and_scales_the_scores():
     best = optimize.fminbound(nll, 0.1, 20)
     assert found["temperature"] == pytest.approx(best, rel=1e-3)
     assert found["held_out"] == 200
-    scaled = curves.scores(LOGITS / found["temperature"], LABELS, num_bins=10)
+    scaled = calibrate.scores(LOGITS / found["temperature"], LABELS, num_bins=10)
     assert found["scaled"] == pytest.approx(scaled)
     assert scaled["nll"] < found["scores"]["nll"]
 
 
 def test_without_held_out_images_no_temperature_is_fitted():
-    found = curves.calibrate(LOGITS, LABELS, None, num_bins=10, rng=np.random.default_rng(1))
+    found = calibrate.calibrate(LOGITS, LABELS, None, num_bins=10, rng=np.random.default_rng(1))
     assert found["temperature"] is None and found["scaled"] is None and found["held_out"] == 0
 
 
 def test_scores():
-    found = curves.scores(LOGITS, LABELS, num_bins=15)
+    found = calibrate.scores(LOGITS, LABELS, num_bins=15)
     p = special.softmax(LOGITS.astype(np.float64), -1)
     confidence, correct = p.max(-1), p.argmax(-1) == LABELS
     order = np.argsort(confidence)
@@ -61,7 +61,9 @@ def test_scores():
 
 
 def test_reliability_diagram_and_intervals():
-    diagram, intervals = curves.bootstrap(PROBS, LABELS, num_bins=10, rng=np.random.default_rng(1))
+    diagram, intervals = calibrate.bootstrap(
+        PROBS, LABELS, num_bins=10, rng=np.random.default_rng(1)
+    )
     confidence, correct = PROBS.max(-1), PROBS.argmax(-1) == LABELS
     for b in range(10):
         own = (confidence >= b / 10) & (confidence < (b + 1) / 10)
@@ -78,18 +80,18 @@ def test_reliability_diagram_and_intervals():
     low, high = intervals["overconfidence"]
     assert (low + high) / 2 == pytest.approx(gap.mean(), abs=0.005)
     assert high - low == pytest.approx(2 * 1.96 * stats.sem(gap), rel=0.1)
-    assert intervals["ece"][0] < curves.scores(LOGITS, LABELS, num_bins=10)["ece"] < 1
+    assert intervals["ece"][0] < calibrate.scores(LOGITS, LABELS, num_bins=10)["ece"] < 1
 
 
 def test_the_seed_decides_the_intervals():
     def found(seed):
-        return curves.bootstrap(PROBS, LABELS, num_bins=10, rng=np.random.default_rng(seed))
+        return calibrate.bootstrap(PROBS, LABELS, num_bins=10, rng=np.random.default_rng(seed))
 
     assert found(1) == found(1) != found(2)
 
 
 def test_risk_coverage():
-    area, curve = curves.risk_coverage(PROBS, LABELS)
+    area, curve = calibrate.risk_coverage(PROBS, LABELS)
     order = np.argsort(-PROBS.max(-1))
     wrong = (PROBS.argmax(-1) != LABELS)[order]
     risk = [wrong[: k + 1].mean() for k in range(400)]
@@ -101,5 +103,5 @@ def test_risk_coverage():
 def test_equal_confidences_share_their_errors():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
     for labels in ([0, 1, 0, 0], [0, 0, 1, 0]):
-        area, _ = curves.risk_coverage(probs, np.array(labels))
+        area, _ = calibrate.risk_coverage(probs, np.array(labels))
         assert area == pytest.approx(np.mean([0, 0.5 / 2, 1 / 3, 1 / 4]))

@@ -10,57 +10,53 @@ import small
 
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
-from mixkd_jax.training.dispatch import abstract_state
-from mixkd_jax.training.state import create_state
+
+ADAM, ADAM_16 = optax.adamw(1e-3), optax.adamw(1e-3, mu_dtype=jnp.bfloat16)
 
 
 def _mesh(count):
     return sharding.data_mesh(jax.devices()[:count])
 
 
-def _recipe(count=1, **changes):
-    return small.recipe(_mesh(count), **({"optimizer": optax.adamw(1e-3)} | changes))
+def _fit(count=1, **options):
+    return small.fit(mesh=_mesh(count), **({"optimizer": ADAM} | options))
 
 
-def _state(how, step=0):
+def _state(fit, step=0):
     """A state whose every number is another one."""
-    state = create_state(jax.random.key(1), how.student, small.SHAPE, how.optimizer, how.metrics)
-    keys = iter(jax.random.split(jax.random.key(step), 1000))
+    rng = np.random.default_rng(step)
 
     def moved(leaf):
         if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return jnp.full_like(leaf, step)
-        return jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+            return np.full(leaf.shape, step, leaf.dtype)
+        return rng.normal(size=leaf.shape).astype(leaf.dtype)
 
-    return jax.device_put(jax.tree.map(moved, state), sharding.replicated(how.mesh))
-
-
-def _like(how):
-    return abstract_state(how, small.images(how.mesh))
+    state = jax.tree.map(moved, fit.abstract_state)
+    return jax.device_put(state, sharding.replicated(fit.recipe.mesh))
 
 
 def _open(folder, keep=2):
     return Checkpoints(folder, keep=keep, config={"seed": 3})
 
 
-@pytest.mark.parametrize("how", [_recipe(), small.linears(teacher=None)], ids=["cnn", "linear"])
-def test_a_state_is_restored_exactly(tmp_path, how):
-    state = _state(how, 7)
+@pytest.mark.parametrize("fit", [_fit(), small.linear_fit(text="ce")], ids=["cnn", "linear"])
+def test_a_state_is_restored_exactly(tmp_path, fit):
+    state = _state(fit, 7)
     with _open(tmp_path) as checkpoints:
         assert checkpoints.latest() is None
         checkpoints.save(state)
     with _open(tmp_path) as checkpoints:
         assert checkpoints.latest() == 7
-        restored = checkpoints.restore(_like(how))
+        restored = checkpoints.restore(fit.abstract_state)
     assert type(restored) is type(state)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert small.bits(restored) == small.bits(state)
 
 
 def test_awkward_numbers_survive(tmp_path):
-    how = _recipe()
+    fit = _fit()
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, np.pi], np.float32)
-    state = _state(how, 1)
+    state = _state(fit, 1)
     totals = {
         name: jnp.float32(x)
         for name, x in zip(state.totals, np.resize(odd, len(state.totals)), strict=True)
@@ -69,93 +65,93 @@ def test_awkward_numbers_survive(tmp_path):
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(_like(how)).totals) == small.bits(totals)
+        assert small.bits(checkpoints.restore(fit.abstract_state).totals) == small.bits(totals)
 
 
 def test_a_state_may_be_donated_once_save_returns(tmp_path):
-    how = _recipe()
-    state = _state(how, 1)
+    fit = _fit()
+    state = _state(fit, 1)
     before = small.bits(state)
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)
         jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(state)
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(_like(how))) == before
+        assert small.bits(checkpoints.restore(fit.abstract_state)) == before
 
 
 @pytest.mark.parametrize(("saved", "restored"), [(1, 8), (8, 1), (8, 2)])
 def test_a_state_is_restored_on_another_number_of_devices(tmp_path, saved, restored):
-    state = _state(_recipe(saved), 5)
+    state = _state(_fit(saved), 5)
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)
-    how = _recipe(restored)
+    fit = _fit(restored)
     with _open(tmp_path) as checkpoints:
-        got = checkpoints.restore(_like(how))
+        got = checkpoints.restore(fit.abstract_state)
     assert small.bits(got) == small.bits(state)
     for leaf in jax.tree.leaves(got):
-        assert leaf.sharding.is_equivalent_to(sharding.replicated(how.mesh), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(sharding.replicated(fit.recipe.mesh), leaf.ndim)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_newest_are_kept(tmp_path, keep):
-    how = small.linears()
+    fit = small.linear_fit()
     with _open(tmp_path, keep) as checkpoints:
         for step in (3, 6, 9, 10):
-            checkpoints.save(_state(how, step))
+            checkpoints.save(_state(fit, step))
     kept = sorted(int(path.name) for path in tmp_path.iterdir())
     assert kept == [3, 6, 9, 10][-keep:]
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(_like(how))) == small.bits(_state(how, 10))
+        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 10))
 
 
 def test_the_config_lies_beside_the_state(tmp_path):
     with _open(tmp_path) as checkpoints:
-        checkpoints.save(_state(small.linears(), 1))
+        checkpoints.save(_state(small.linear_fit(), 1))
     assert json.loads((tmp_path / "1" / "config" / "metadata").read_text()) == {"seed": 3}
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    def refusal(how):
+    def refusal(fit):
         with _open(tmp_path) as checkpoints, pytest.raises(CheckpointError) as caught:
-            checkpoints.restore(_like(how))
+            checkpoints.restore(fit.abstract_state)
         message = str(caught.value)
         assert message.startswith(f"checkpoint {tmp_path / '4'} doesn't fit: ")
         return message
 
     with _open(tmp_path) as checkpoints:
-        checkpoints.save(_state(_recipe(), 4))
-    message = refusal(_recipe(student=small.cnn(width=5)))
+        checkpoints.save(_state(_fit(), 4))
+    message = refusal(_fit(network=small.cnn(width=5)))
     want = "params/convs_0/Dense_0/kernel is float32[9, 4], expected float32[9, 5]"
     assert want in message and "batch_stats/norms_0/mean is float32[4]" in message
-    message = refusal(small.linears(optimizer=optax.adamw(1e-3)))
+    message = refusal(small.linear_fit(optimizer=ADAM))
     assert "params/Dense_0/kernel is not in it" in message
     assert "params/classifier/kernel is not in the model" in message
-    message = refusal(_recipe(optimizer=optax.adamw(1e-3, mu_dtype=jnp.bfloat16)))
+    message = refusal(_fit(optimizer=ADAM_16))
     assert "mu/classifier/bias is float32[3], expected bfloat16[3]" in message
     assert "params" not in message and "nu/" not in message
-    message = refusal(_recipe(optimizer=optax.sgd(0.1)))
+    message = refusal(_fit(optimizer=optax.sgd(0.1)))
     assert "is not in the model" in message and "is not in it" not in message
-    message = refusal(_recipe(teacher=None))
+    message = refusal(_fit(text="mixup"))
     assert "totals/kd is not in the model" in message
     assert "totals/agreement is not in the model" in message
 
 
 def test_an_empty_folder_says_that_it_has_none(tmp_path):
     with _open(tmp_path) as checkpoints, pytest.raises(CheckpointError) as caught:
-        checkpoints.restore(_like(small.linears()))
+        checkpoints.restore(small.linear_fit().abstract_state)
     assert str(caught.value) == f"expected a checkpoint in {tmp_path}, found none"
 
 
 def test_a_save_that_was_killed_is_no_checkpoint(tmp_path):
-    how = small.linears()
+    fit = small.linear_fit()
     with _open(tmp_path) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(_state(how, step))
+            checkpoints.save(_state(fit, step))
     # What orbax leaves when it dies before its last act, which is to rename the folder.
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
     with _open(tmp_path) as checkpoints:
         assert checkpoints.latest() == 1
-        assert small.bits(checkpoints.restore(_like(how))) == small.bits(_state(how, 1))
-        checkpoints.save(_state(how, 2))
+        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 1))
+        checkpoints.save(_state(fit, 2))
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(_like(how))) == small.bits(_state(how, 2))
+        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 2))

@@ -33,6 +33,22 @@ MISTAKES = {
         ["--config.student.batchsize: there is no field batchsize", "did you mean batch_size?"],
     ),
     "wrong type": ([DIGITS, "--config.student.batch_size=many"], ["batch_size", "'many'"]),
+    "wrong arm": (
+        [DIGITS, "--config.arms=ce,mixdk"],
+        ["config.arms: expected one of ce, mixup, kd, mixkd", "mixdk", 'did you mean "mixkd"?'],
+    ),
+    "wrong field of an arm": (
+        [DIGITS, "--config.arms=ce,mixkd:temprature=4"],
+        ['config.arms["mixkd:temprature=4"]', "temprature", 'did you mean "temperature"?'],
+    ),
+    "wrong value of an arm": (
+        [DIGITS, "--config.arms=('mixkd:temperature=0',)"],
+        ['config.arms["mixkd:temperature=0"].temperature: expected a number from', "got 0"],
+    ),
+    "nothing to fit a temperature on": (
+        [DIGITS, "--config.arms=kd:teacher_temperature=fit", "--config.data.validation_examples=0"],
+        ['config.arms["kd:teacher_temperature=fit"]', "expected validation images to fit it on"],
+    ),
     "wrong value": (
         [DIGITS, "--config.mixup.alpha=-1"],
         ["config.mixup.alpha: expected a number of at least 0, got -1"],
@@ -59,7 +75,7 @@ MISTAKES = {
     ),
     "missing data": (
         [
-            f"--config={small.ROOT / 'configs' / 'default.py'}",
+            DIGITS,
             "--config.data.name=cifar10",
             "--config.data.dir={here}/data",
             "--config.data.download=False",
@@ -112,20 +128,44 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(runs, mistake):
 
 
 @pytest.mark.slow
-def test_a_workdir_of_another_config_is_refused_by_its_fields(tmp_path):
+def test_arms_can_be_typed_and_another_config_is_refused_by_its_fields(tmp_path):
+    """A plain list of arms; then the same folder with another teacher."""
     workdir = tmp_path / "run"
-    workdir.mkdir()
-    values = small.default_values(seeds=(0, 1)).to_dict()
-    before = json.dumps({"config": values})
-    (workdir / "config.json").write_text(before)
-    default = small.ROOT / "configs" / "default.py"
-    process = _run(tmp_path, [f"--config={default}", f"--workdir={workdir}"])
+    flags = [DIGITS, f"--workdir={workdir}", "--config.arms=ce,mixkd,mixkd:temperature=4"]
+    flags += ["--config.seeds=(0,)", "--config.analysis.pairs=0", "--config.log.every=4 steps"]
+    short = [f"--config.{model}.duration=4 steps" for model in ("teacher", "student")]
+    short += [f"--config.{model}.batch_size=40" for model in ("teacher", "student")]
+    process = _run(tmp_path, [*flags, *short])
+    assert process.returncode == 0, process.stderr
+    arms = ["ce", "mixkd", "mixkd:temperature=4"]
+    assert list(json.loads((workdir / "results.json").read_text())["arms"]) == arms
+    assert "mixkd:temperature=4" in process.stdout
+    shared = "2 students share mixed batches and the teacher's logits: arms/mixkd/0, "
+    assert f"{shared}arms/mixkd~temperature=4/0" in process.stderr
+
+    before = {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)}
+    process = _run(tmp_path, [*flags, *short, "--config.teacher.duration=5 steps"])
     assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
     want = f"error: --workdir: {workdir} holds a run of another config: "
-    differs = "config.seeds is [0, 1] there and [0, 1, 2, 3, 4] here. "
+    differs = 'config.teacher.duration is "4 steps" there and "5 steps" here. '
     assert process.stderr.startswith(want + differs), process.stderr
-    assert small.files(workdir) == {"config.json"}
-    assert (workdir / "config.json").read_text() == before
+    assert {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)} == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "want"),
+    [
+        ("--config.arms=ce,mixkd", "--config.arms=('ce', 'mixkd')"),
+        ("-config.arms=ce, mixkd:temperature=4 ", "-config.arms=('ce', 'mixkd:temperature=4')"),
+        ("--config.arms=ce", "--config.arms=('ce',)"),
+        ("--config.arms=('ce','kd')", None),
+        ("--config.arms=['ce']", None),
+        ("--config.arms=", None),
+        ("--config.seeds=0,1", None),
+    ],
+)
+def test_a_plain_list_of_arms_is_a_tuple(argument, want):
+    assert cli._with_quoted_arms(argument) == (argument if want is None else want)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from configs import arguments, cifar, default, digits, folder, imagenet, losses, paper
-from mixkd_jax import config
-from mixkd_jax.setup import check_model
-from mixkd_jax.training import objectives
+from configs import arguments, cifar, digits, folder, imagenet, paper
+from mixkd_jax import config, objectives
+from mixkd_jax.config import arms
+from mixkd_jax.run.models import check_model
 from mixkd_jax.training.schedules import create_schedule
 
-FILES = {"cifar": cifar, "folder": folder, "imagenet": imagenet}
+FILES = {"cifar": cifar, "digits": digits, "folder": folder, "imagenet": imagenet}
 SMALL = cifar.MODELS
 
 
@@ -34,7 +34,7 @@ def _arguments():
 def _parse(name, argument):
     values = FILES[name].get_config(argument)
     settings = config.parse(values)
-    objectives.create_objective(settings.loss)
+    assert [arm.text for arm in arms.resolve(settings)] == list(settings.arms)
     for model in ("teacher", "student"):
         training = getattr(settings, model)
         if name == "imagenet" and model == "teacher":
@@ -53,9 +53,10 @@ def test_every_argument_gives_a_config(name, argument):
             assert getattr(settings, model).model == given[model]
     if "dataset" in given:
         assert settings.data.name == given["dataset"]
-    loss = losses.LOSSES[given.get("loss", "kl")]
-    for field, value in loss.items():
-        assert getattr(settings.loss, field) == value
+    loss, options = objectives.preset(given.get("loss", "kl"))
+    assert (settings.loss.name, settings.loss.options) == (loss, options)
+    claims = given.get("arms") == "claims"
+    assert settings.arms == (arguments.CLAIMS if claims else ("ce", "mixup", "kd", "mixkd"))
 
 
 def test_an_imagenet_teacher_needs_a_file():
@@ -66,11 +67,16 @@ def test_an_imagenet_teacher_needs_a_file():
     check_model("teacher", config.parse(values).teacher)
 
 
-@pytest.mark.parametrize("file", [digits, default], ids=["digits", "default"])
-def test_others_take_no_argument(file):
-    config.parse(file.get_config())
-    with pytest.raises((ValueError, TypeError), match="expected none for this config|positional"):
-        file.get_config("cifar10")
+def test_the_arms_of_the_claims_are_a_sweep_and_their_baselines():
+    settings = config.parse(digits.get_config("claims"))
+    found = arms.resolve(settings)
+    assert {"ce", "mixup", "kd", "mixkd"} <= {arm.text for arm in found}
+    for base in ("kd", "mixkd"):
+        own = [arm for arm in found if arm.base == base]
+        temperatures = {arm.options["temperature"] for arm in own}
+        assert temperatures == {1.0, 2.0, 4.0, 8.0, "std"}
+        assert len({arm.loss.teacher_temperature for arm in own if arm.loss}) >= 4
+    assert settings.data.validation_examples  # on which temperatures are fitted
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_others_take_no_argument(file):
         (
             "cifar",
             "techer=resnet8",
-            "config argument: expected one of dataset, recipe, teacher, student, loss, got "
+            "config argument: expected one of arms, dataset, recipe, teacher, student, loss, got "
             "'techer'; did you mean 'teacher'?",
         ),
         ("cifar", "cifar10,cifar100", "config argument dataset: expected once, got it twice"),
@@ -121,8 +127,8 @@ def test_others_take_no_argument(file):
         (
             "folder",
             "loss=kld",
-            f"config argument loss: expected one of {', '.join(losses.LOSSES)}, got 'kld'; did you "
-            "mean 'kl'?",
+            f"config argument loss: expected one of {', '.join(objectives.preset_names())}, got "
+            "'kld'; did you mean 'kl'?",
         ),
     ],
 )
@@ -166,7 +172,7 @@ def test_the_papers_rate_is_that_of_the_released_logs_at_every_epoch(batch_size)
     total = training.duration.steps(num_examples=50_000, batch_size=batch_size)
     assert total == 500 * per_epoch
     schedule = create_schedule(
-        training.schedule, num_examples=50_000, batch_size=batch_size, total=total
+        training.schedule, path="schedule", num_examples=50_000, batch_size=batch_size, total=total
     )
     epochs = np.arange(500)
     want = np.array([_rate(epoch) for epoch in epochs])
@@ -187,18 +193,15 @@ def test_the_paper_trains_as_its_authors_did():
     assert (student.optimizer.name, student.batch_size, student.pixels) == ("adam", 200, "paper")
     assert teacher.duration == config.Duration(0, "epochs")
     assert teacher.weights == "hf://josemedina/KD-Teachers/cifar100/best_vitbase.keras"
-    assert (settings.loss.temperature, settings.loss.kd_weight, settings.loss.ce_weight) == (
-        "2",
-        1,
-        0,
-    )
+    (mixkd,) = (arm for arm in arms.resolve(settings) if arm.text == "mixkd")
+    assert mixkd.options == {"temperature": 2.0, "kd_weight": 1.0, "ce_weight": 0.0}
     mixup = settings.mixup
     assert (mixup.alpha, mixup.partial, mixup.per_example) == (1, 1, True)
 
 
 def test_the_later_script_weighs_both_terms():
     loss = config.parse(cifar.get_config("paper,loss=kl-ce")).loss
-    assert (loss.kd_weight, loss.ce_weight) == (0.8, 0.2)
+    assert loss.options == {"kd_weight": 0.8, "ce_weight": 0.2}
 
 
 def test_the_comparison_from_scratch_has_its_own_rate():
@@ -206,7 +209,7 @@ def test_the_comparison_from_scratch_has_its_own_rate():
     assert not training.backbone_weights and training.head_duration.amount == 0
     assert (training.optimizer.name, training.optimizer.weight_decay) == ("adamw", 1e-4)
     schedule = create_schedule(
-        training.schedule, num_examples=50_000, batch_size=200, total=300 * 250
+        training.schedule, path="schedule", num_examples=50_000, batch_size=200, total=300 * 250
     )
     np.testing.assert_allclose(schedule(2500), 3e-4, rtol=1e-6)
     np.testing.assert_allclose(schedule(300 * 250), 1e-5, rtol=1e-5)

@@ -6,11 +6,12 @@ import small
 
 from mixkd_jax import mixup
 from mixkd_jax.data import device
-from mixkd_jax.data.device import Augmentation, Views
+from mixkd_jax.data.device import Augmentation, Batching, Shuffled
 
 SHAPE = (9, 7, 3)
 SPLIT = small.dataset(train=50, shape=SHAPE).train
 EXAMPLES = device.Examples(jnp.asarray(SPLIT.images), jnp.asarray(SPLIT.labels))
+ORDER = device.epoch_order(jax.random.key(6), 0, 50)
 
 
 def _augmented(images, views, augmentation):
@@ -76,31 +77,25 @@ def test_the_batches_of_an_epoch_follow_its_order_and_leave_out_the_rest():
         np.testing.assert_array_equal(np.concatenate(seen), order[:48])
 
 
-def _draw(augmentation, batch_size=20):
-    views_key, plan_key = jax.random.split(jax.random.key(5))
-    views = device.sample_views(views_key, batch_size, augmentation)
-    return views, mixup.sample_mixup(plan_key, batch_size)
-
-
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(2, True)], ids=str)
 @pytest.mark.parametrize("jitted", [False, True])
 def test_a_mixed_batch_is_mixup_of_the_augmented_images_and_the_labels(augmentation, jitted):
-    indices = jnp.asarray(np.random.default_rng(0).permutation(50)[:20], jnp.int32)
-    views, plan = _draw(augmentation)
+    how = Batching(20, 4, augmentation)
+    key, plan_key = jax.random.split(jax.random.key(5))
+    plan = mixup.sample_mixup(plan_key, 20)
+    views = device.sample_views(key, 20, augmentation)
+    step, indices = 1, np.asarray(ORDER[20:40])
 
-    def ours(examples, indices, views, plan):
-        return device.load_batch(
-            examples, indices, views, plan, augmentation=augmentation, num_classes=4
-        )
+    def ours(feed, plan):
+        return feed.batch(how, key, step, plan)
 
-    def plain(examples, indices, views, plan):
-        images = device.augment(examples.images[indices], views, augmentation)
-        labels = jax.nn.one_hot(examples.labels[indices], 4)
-        return device.Batch(mixup.apply_mixup(plan, images), mixup.apply_mixup(plan, labels))
+    def plain(feed, plan):
+        images = device.augment(feed.examples.images[indices], views, augmentation)
+        labels = jax.nn.one_hot(feed.examples.labels[indices], 4)
+        return device.Batch(mixup.apply_mixup(plan, images), mixup.apply_mixup(plan, labels), {})
 
-    got, want = (
-        (jax.jit(f) if jitted else f)(EXAMPLES, indices, views, plan) for f in (ours, plain)
-    )
+    feed = Shuffled(EXAMPLES, ORDER)
+    got, want = ((jax.jit(f) if jitted else f)(feed, plan) for f in (ours, plain))
     assert got.images.dtype == got.labels.dtype == jnp.float32
     jax.tree.map(np.testing.assert_array_equal, got, want)
     # And both are what NumPy makes of it, to float32 rounding.
@@ -112,10 +107,10 @@ def test_a_mixed_batch_is_mixup_of_the_augmented_images_and_the_labels(augmentat
 
 
 def test_without_a_plan_a_batch_is_pixels_and_one_hot_labels():
-    indices = jnp.array([4, 0, 4], jnp.int32)
-    views = Views(jnp.zeros((3, 2), jnp.int32), jnp.zeros(3, bool))
-    batch = device.load_batch(
-        EXAMPLES, indices, views, None, augmentation=Augmentation(), num_classes=3
-    )
+    how = Batching(3, 3, Augmentation())
+    order = jnp.array([9, 9, 9, 4, 0, 4], jnp.int32)
+    batch = Shuffled(EXAMPLES, order).batch(how, jax.random.key(0), jnp.int32(1), None)
+    indices = np.array([4, 0, 4])
     np.testing.assert_array_equal(batch.images, SPLIT.images[indices].astype(np.float32))
     np.testing.assert_array_equal(batch.labels, np.eye(3)[SPLIT.labels[indices]])
+    assert batch.counts == {}

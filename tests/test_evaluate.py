@@ -6,8 +6,8 @@ import pytest
 import small
 
 from mixkd_jax import data
-from mixkd_jax.evaluation.answers import create_ask
-from mixkd_jax.evaluation.evaluate import create_evaluator
+from mixkd_jax.evaluation.evaluate import evaluate
+from mixkd_jax.evaluation.predict import create_predict
 from mixkd_jax.training import sharding
 
 NETWORK = small.cnn()
@@ -23,21 +23,16 @@ def split():
 @pytest.fixture(scope="module")
 def variables():
     """Confident on purpose, so that confidences fill several bins."""
-    moved = small.teacher_variables(small.recipe(teacher=NETWORK))
-    return jax.tree.map(lambda leaf: np.asarray(2 * leaf), moved)
+    return jax.tree.map(lambda leaf: np.asarray(2 * leaf), small.teacher(network=NETWORK).variables)
 
 
-def _evaluation(
-    split, variables, *, devices=1, batch_size=TOTAL, num_bins=5, ask_size=None, **more
-):
+def _evaluation(split, variables, *, devices=1, batch_size=TOTAL, num_bins=5, **more):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    size = batch_size if ask_size is None else ask_size
-    ask = create_ask(NETWORK, variables, small.SHAPE, mesh=mesh, batch_size=size)
-    evaluate = create_evaluator(
-        ask, small.images(mesh, split), batch_size=batch_size, num_bins=num_bins, key=KEY, **more
+    predict = create_predict(NETWORK, mesh=mesh, batch_size=batch_size)
+    return evaluate(
+        predict, variables, small.images(mesh, split), num_bins=num_bins, key=KEY, **more
     )
-    return evaluate(variables)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,9 @@ def found(split, variables):
 
 
 def _probs(variables, images):
-    logits = np.asarray(NETWORK.logits(variables, jnp.asarray(images, jnp.float32)), np.float64)
+    logits = np.asarray(
+        jax.jit(NETWORK.logits)(variables, jnp.asarray(images, jnp.float32)), np.float64
+    )
     return logits, np.exp(np.array([reference.log_softmax(row) for row in logits]))
 
 
@@ -88,7 +85,6 @@ def test_nonlinearity_is_that_of_numpy_on_one_pair_an_example(split, variables, 
     "how",
     [
         {"batch_size": 1},
-        {"batch_size": 7, "ask_size": 16},
         {"batch_size": 44},
         {"batch_size": 1000},
         {"devices": 8, "batch_size": 13},
@@ -111,7 +107,7 @@ def test_a_split_of_one_image_is_measured(split, variables):
     assert one.metrics["nonlinearity"] == pytest.approx(0, abs=1e-6)  # mixed with itself
 
 
-def test_agreement_with_a_teacher_is_the_share_of_equal_answers(split, variables):
+def test_agreement_with_a_teacher_is_the_share_of_equal_predictions(split, variables):
     logits, _ = _probs(variables, split.images)
     teacher = logits.copy()
     teacher[:7] = -teacher[:7]  # the least likely class becomes the most likely one

@@ -1,5 +1,4 @@
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -14,20 +13,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import small
-from etils import epath
 
-from mixkd_jax import config, experiment, job
+from mixkd_jax import experiment
 from mixkd_jax.config import ConfigError
 from mixkd_jax.data import DataError
-from mixkd_jax.training import objectives
+from mixkd_jax.training import group
 
 MODELS = ["teacher", "arms/ce/0", "arms/ce/1", "arms/mixkd/0", "arms/mixkd/1"]
 KEPT = ["config.json", "metrics.jsonl", "tensorboard", "teacher", "arms"]  # not a report's
 METRICS = ["accuracy", "ece", "overconfidence", "nll", "brier", "nonlinearity"]
-
-
-def _run(folder, values=None, **options):
-    return experiment.run(values or small.values(), folder, dataset=small.dataset(), **options)
 
 
 def _json(path):
@@ -36,9 +30,9 @@ def _json(path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder and results of a small job."""
-    folder = tmp_path_factory.mktemp("jobs") / "a"
-    return folder, _run(folder, command="python run.py")
+    """The folder and results of a small run."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    return folder, small.run(folder, report=True, command="python run.py")
 
 
 @contextlib.contextmanager
@@ -51,7 +45,7 @@ def _no_compilation():
         yield
 
 
-def test_a_job_leaves_these_files(finished):
+def test_a_run_leaves_these_files(finished):
     folder, _ = finished
     assert {path.name for path in folder.iterdir()} >= {*KEPT, "results.json", "report.html"}
     for name in MODELS:
@@ -65,15 +59,17 @@ def test_a_job_leaves_these_files(finished):
 
 
 def test_every_model_logs_its_lines(finished):
-    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
-    want = [(name, s) for name in MODELS for s in (3, 6, 9, 12 if name == "teacher" else 10)]
-    assert [(line["run"], line["step"]) for line in lines] == want
-    for line in lines:
-        assert ("kd" in line) == ("agreement" in line) == ("mixkd" in line["run"])
+    found = {}
+    for line in small.lines(finished[0]):
+        run = line["run"]
+        found.setdefault(run, []).append(line)
+        assert ("kd" in line) == ("agreement" in line) == ("mixkd" in run)
         assert np.isfinite(line["loss"]) and 0 <= line["accuracy"] <= 1
-    by_run = {name: [x["loss"] for x in lines if x["run"] == name] for name in MODELS}
-    assert by_run["arms/ce/0"] != by_run["arms/ce/1"]
-    assert by_run["teacher"][-1] < by_run["teacher"][0]
+    steps = {name: [line["step"] for line in lines] for name, lines in found.items()}
+    assert steps == {name: [3, 6, 9, 12 if name == "teacher" else 10] for name in MODELS}
+    losses = {name: [line["loss"] for line in lines] for name, lines in found.items()}
+    assert losses["arms/ce/0"] != losses["arms/ce/1"]
+    assert losses["teacher"][-1] < losses["teacher"][0]
 
 
 def test_results_are_as_promised(finished):
@@ -95,29 +91,50 @@ def test_results_are_as_promised(finished):
     assert "<html" in (folder / "report.html").read_text()
 
 
+def test_an_evaluation_tells_how_its_student_was_trained(finished):
+    folder, results = finished
+    plain = _json(folder / "arms" / "ce" / "0" / "evaluation.json")
+    assert plain["recipe"] == {
+        "base": "ce",
+        "loss": "ce",
+        "options": {},
+        "teacher_temperature": None,
+        "mixup": None,
+    }
+    assert "teacher" not in plain
+    distilled = _json(folder / "arms" / "mixkd" / "1" / "evaluation.json")
+    assert distilled["recipe"] == {
+        "base": "mixkd",
+        "loss": "kl",
+        "options": {"temperature": 2.0, "kd_weight": 1.0, "ce_weight": 0.0},
+        "teacher_temperature": 1.0,
+        "mixup": {"alpha": 1.0, "partial": 1.0, "per_example": True},
+    }
+    for name in ("accuracy", "ece", "overconfidence", "nll", "brier"):
+        assert distilled["teacher"][name] == pytest.approx(results["teacher"][name], rel=1e-5)
+
+
 def _stamps(folder):
     """{file: when it was written} of all but what a report consists of."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(f): (folder / f).stat().st_mtime_ns for f in files if f.parts[0] in KEPT}
 
 
-def test_a_finished_job_is_only_reported_again(finished):
+def test_a_finished_run_is_only_reported_again(finished):
     folder, results = finished
     before = _stamps(folder)
     (folder / "report.html").unlink()
     (folder / "results.json").unlink()
     with _no_compilation():
-        assert _run(folder) == results
+        assert small.run(folder, report=True) == results
     assert _stamps(folder) == before and (folder / "report.html").exists()
 
 
 def test_evaluate_measures_the_same_again(finished):
-    folder, results = finished
+    folder, _ = finished
     before = {name: _json(folder / name / "evaluation.json") for name in MODELS}
-    again = _run(folder, mode="evaluate")
+    small.run(folder, mode="evaluate")
     assert {name: _json(folder / name / "evaluation.json") for name in MODELS} == before
-    for part in ("teacher", "arms", "seeds", "wins"):
-        assert again[part] == results[part]
 
 
 def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished, monkeypatch):
@@ -125,8 +142,8 @@ def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished
     lost = folder / "arms" / "mixkd" / "1" / "evaluation.json"
     before, stamps = lost.read_bytes(), _stamps(folder)
     lost.unlink()
-    monkeypatch.setattr(experiment, "compile_trainer", _idle(experiment.compile_trainer))
-    _run(folder)
+    monkeypatch.setattr(group, "take_step", lambda *_: 1 / 0)
+    small.run(folder)
     assert lost.read_bytes() == before
     changed = {name for name, stamp in _stamps(folder).items() if stamps.get(name) != stamp}
     assert {name for name in changed if not name.startswith("tensorboard")} == {
@@ -135,44 +152,16 @@ def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished
     }
 
 
-def _idle(compile_trainer):
-    """Trainers that fail if they are to take a step."""
-
-    def compiled(*args, **kwargs):
-        trainer = compile_trainer(*args, **kwargs)
-        return dataclasses.replace(trainer, advance=lambda *_: 1 / 0)
-
-    return compiled
-
-
-def _prepared(tmp_path, **changes):
-    values = small.values(**changes)
-    folder = epath.Path(tmp_path / "a")
-    return job.prepare(config.parse(values), values, folder, small.dataset())
-
-
-def test_arms_are_what_they_are_called(tmp_path):
-    values = {"mixup__alpha": 0.4, "loss__ce_weight": 0.2, "data__flip": True}
-    prepared = _prepared(tmp_path, **values)
-    recipes = {arm: job.recipe(prepared, prepared.student, arm) for arm in job.ARMS}
-    assert {arm for arm, how in recipes.items() if how.mixing} == {"mixup", "mixkd"}
-    assert {arm for arm, how in recipes.items() if how.teacher} == {"kd", "mixkd"}
-    for arm, how in recipes.items():
-        plain = how.objective is objectives.cross_entropy
-        assert plain == (arm in ("ce", "mixup"))
-        assert how.student is prepared.student.network and how.augmentation.flip
-        assert how.mixing is None or how.mixing.alpha == 0.4
-        assert how.teacher in (None, prepared.teacher.network)
-    assert job.recipe(prepared, prepared.teacher, "ce").student is prepared.teacher.network
-    assert not (tmp_path / "a").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"arms": ("ce", "mixdk")}, 'config.arms: expected one of ce, .*"mixdk"; did you mean'),
+        ({"arms": ("mixkd:temprature=4",)}, "temprature.*temperature"),
+        ({"arms": ("kd:teacher_temperature=fit",)}, "expected validation images to fit it on"),
+        ({"loss__teacher_temperature": "fit"}, "expected validation images to fit it on"),
         ({"loss__name": "dkl"}, "config.loss.name: expected one of kl"),
         ({"loss__name": "dkd", "loss__temperature": "std"}, "config.loss.temperature: "),
+        ({"loss__kd_weight": 0.0}, "expected a kd_weight or a ce_weight above 0"),
         ({"student__model": "resnet9"}, "config.student.model: .*expected one of cnn, .*resnet9"),
         ({"student__model": "resnet18"}, "config.student.model: resnet18: .*at least 32 x 32"),
         ({"teacher__model": "vit"}, "config.teacher.model: .*got 'vit'"),
@@ -181,6 +170,13 @@ def test_arms_are_what_they_are_called(tmp_path):
         ({"student__batch_size": 12}, "student.batch_size: .*multiple of the 8 devices, got 12"),
         ({"student__optimizer__name": "lion"}, "config.student.optimizer.name: .*adamw.*lion"),
         ({"teacher__schedule__name": "step"}, "config.teacher.schedule.name: .*multistep.*step"),
+        (
+            {
+                "student__schedule__name": "table",
+                "student__schedule__pieces": (("2 steps", "linear", 0.3), ("1 steps", "cosine", 1)),
+            },
+            "config.student.schedule.pieces: expected every piece to end after",
+        ),
         ({"data__student_examples": 65}, "config.data.student_examples: .*64 .*got 65"),
         ({"data__validation_examples": 64}, "config.data.validation_examples: .*64"),
         ({"data__test_examples": 41}, "config.data.test_examples: .*40 .*got 41"),
@@ -191,7 +187,7 @@ def test_arms_are_what_they_are_called(tmp_path):
 )
 def test_mistakes_are_told_before_anything_is_compiled_or_written(tmp_path, changes, message):
     with _no_compilation(), pytest.raises(ConfigError, match=message) as caught:
-        _run(tmp_path / "a", small.values(**changes))
+        small.run(tmp_path / "a", small.values(**changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
 
@@ -207,23 +203,23 @@ def test_missing_data_are_told_before_anything_is_compiled_or_written(tmp_path):
 
 @pytest.mark.parametrize("mode", ["evaluate", "analyze"])
 def test_there_must_be_something_to_evaluate(tmp_path, mode):
-    with pytest.raises(
-        ConfigError, match=f"--workdir: expected .* run for --mode={mode}, got .*/a"
-    ):
-        _run(tmp_path / "a", mode=mode)
+    message = f"--workdir: expected .* run for --mode={mode}, got .*/a"
+    with pytest.raises(ConfigError, match=message):
+        small.run(tmp_path / "a", mode=mode)
     assert not (tmp_path / "a").exists()
 
 
 FLAGS = [
     "--config=configs/digits.py",
     "--config.seeds=(0,1)",
-    "--config.arms=('ce','mixkd')",
+    "--config.arms=ce,mixkd,kd",
     "--config.teacher.duration=200 steps",
     "--config.student.duration=200 steps",
     "--config.log.every=20 steps",
     "--config.checkpoint.every=40 steps",
     "--config.analysis.pairs=0",
 ]
+TRAINED = [*MODELS, "arms/kd/0", "arms/kd/1"]
 
 
 def _start(workdir):
@@ -253,15 +249,17 @@ def _finish(workdir):
 
 
 def _terminate(workdir):
-    """Sends SIGTERM while the first student trains."""
+    """Sends SIGTERM while the first group trains."""
     process = _start(workdir)
     _wait(process, lambda: _lines(workdir) > 11)
     process.terminate()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
-    stopped = re.search(r"error: (arms/ce/0): stopped at step (\d+) of 200 and saved", said)
+    names = "arms/ce/0, arms/kd/0"
+    stopped = re.search(rf"error: {names}: stopped at step (\d+) of 200; run the same", said)
     assert stopped and "Traceback" not in said, said
-    assert (workdir / stopped[1] / stopped[2] / "state").is_dir()
+    for name in names.split(", "):
+        assert (workdir / name / stopped[1] / "state").is_dir()
 
 
 def _kill(workdir, lines, seconds):
@@ -276,13 +274,14 @@ def _kill(workdir, lines, seconds):
 
 def _outcome(workdir):
     """All that a run found, bit for bit: results, log lines, and the last states."""
-    results = _json(workdir / "results.json")
-    states = {}
-    for name in MODELS:
+    results, lines, states = _json(workdir / "results.json"), {}, {}
+    for name in TRAINED:
         with ocp.PyTreeCheckpointer() as checkpointer:
             states[name] = small.bits(checkpointer.restore(workdir / name / "200" / "state"))
+    for line in small.lines(workdir):
+        lines.setdefault(line.pop("run"), []).append(line)
     del results["time"]
-    return results, (workdir / "metrics.jsonl").read_text(), states
+    return results, lines, states
 
 
 @pytest.mark.slow
@@ -293,8 +292,8 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_nothing_had_happened(tmp_pa
     _finish(undisturbed)
     _terminate(disturbed)
     chance = random.SystemRandom()
-    # Each in its share of the 38 lines that are left, so that three are always killed.
-    moments = [(lines, chance.uniform(0, 0.2)) for lines in chance.sample(range(1, 7), 2)]
+    # Each in its share of the lines that are left, so that three are always killed.
+    moments = [(lines, chance.uniform(0, 0.2)) for lines in chance.sample(range(1, 9), 2)]
     moments.insert(chance.randrange(3), (0, chance.uniform(0, 15)))
     for lines, seconds in moments:
         _kill(disturbed, lines, seconds)

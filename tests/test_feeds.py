@@ -1,36 +1,31 @@
-import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
-from etils import epath
 from jax.sharding import PartitionSpec as P
 
 from mixkd_jax import data, mixup
-from mixkd_jax.config import Mixup
-from mixkd_jax.data.device import Augmentation
-from mixkd_jax.data.stream import Stream
-from mixkd_jax.evaluation.answers import create_ask
-from mixkd_jax.evaluation.evaluate import create_evaluator
-from mixkd_jax.training import sharding
-from mixkd_jax.training.checkpoint import Checkpoints
-from mixkd_jax.training.dispatch import compile_trainer
+from mixkd_jax.data.device import Augmentation, Batching, Loaded, Shuffled
+from mixkd_jax.data.stream import Batches, Stream
+from mixkd_jax.evaluation.evaluate import evaluate
+from mixkd_jax.evaluation.predict import create_predict
+from mixkd_jax.training import group, sharding
 from mixkd_jax.training.feeds import OnDevice, Streamed
-from mixkd_jax.training.loop import Run, Steps, Surroundings, train
-from mixkd_jax.training.metrics import MetricsLog
+from mixkd_jax.training.fit import Steps
 from mixkd_jax.training.preemption import Stopped
-from mixkd_jax.training.progress import Clock, Progress
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.step import draw_batch
 
 SHAPE = (8, 8, 3)
 BATCH = 16
 STEPS = Steps(total=10, per_epoch=4, log=4, validate=4, checkpoint=4)
-NAME = "arms/mixkd/0"
 KEY = 5
+KEY_0 = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +54,7 @@ def _streamed(root, mesh, **options) -> Streamed:
     """Whole images, unless `options` say otherwise, in training too."""
     sources = data.open_sources("folder", data_dir=root)
     whole = {"image_size": 8, "resize": 8, "augmentation": "resize_crop", "flip": False}
-    return Streamed(Stream(sources.train, batch_size=1, train=True, **(whole | options)), mesh)
+    return Streamed(Stream(sources.train, **(whole | options)), mesh)
 
 
 def _key(mesh):
@@ -86,9 +81,10 @@ def test_both_take_images_and_labels_in_the_order_of_the_indices(either, split):
 
 def test_an_epoch_has_every_example_once(either, split):
     """As batches that a step makes of its feed, without augmentation."""
-    how = small.linears(mesh=either.mesh, mixing=None, augmentation=Augmentation(), teacher=None)
+    how = Batching(BATCH, small.CLASSES, Augmentation())
     feed = either.feeds(_key(either.mesh), BATCH, pairs=False)
-    drawn = [draw_batch(how, jax.random.key(0), step, feed(step).feed) for step in range(4)]
+    draw = jax.jit(lambda feed, step: draw_batch(how, either.mesh, feed, KEY_0, step, None))
+    drawn = [draw(feed(step), np.int32(step)) for step in range(4)]
     images = np.concatenate([batch.images for batch in drawn])
     labels = np.concatenate([np.argmax(batch.labels, -1) for batch in drawn])
 
@@ -102,58 +98,57 @@ def test_an_epoch_has_every_example_once(either, split):
 def test_a_feed_is_a_function_of_key_and_step(either):
     def batches(key, steps):
         feed = either.feeds(jax.device_put(key, _key(either.mesh).sharding), BATCH, pairs=True)
-        return {step: small.bits(feed(step).feed) for step in steps}
+        return {step: small.bits(feed(step)) for step in steps}
 
     forth = batches(jax.random.key(KEY), range(6))
     assert batches(jax.random.key(KEY), [5, 0, 3, 4]) == {s: forth[s] for s in (5, 0, 3, 4)}
     assert batches(jax.random.key(KEY + 1), [0]) != {0: forth[0]}
 
 
-def test_a_feed_on_the_device_lasts_for_the_rest_of_its_epoch(mesh, split):
+def test_a_feed_on_the_device_is_the_same_for_an_epoch(mesh, split):
     feed = OnDevice.put(split, mesh).feeds(_key(mesh), BATCH, pairs=True)
-    assert [feed(step).steps for step in range(9)] == [4, 3, 2, 1, 4, 3, 2, 1, 4]
-    assert small.bits(feed(0).feed) == small.bits(feed(3).feed) != small.bits(feed(4).feed)
+    orders = [feed(step).order for step in range(9)]
+    assert all(isinstance(feed(step), Shuffled) for step in (0, 8))
+    for step, order in enumerate(orders):
+        assert np.array_equal(order, orders[step // 4 * 4])
+    assert not np.array_equal(orders[0], orders[4])
+
+
+def _batches(images, **options):
+    """What the stream of images gives by itself."""
+    seed = int(jax.random.bits(jax.random.key(KEY), dtype="uint32"))
+    return Batches(images.stream, batch_size=BATCH, seed=seed, pairs=True, **options)
 
 
 def test_a_streamed_feed_is_the_streams_batch_split_over_the_devices(root, mesh):
     images = _streamed(root, mesh, augmentation="random_resized_crop", flip=True)
-    feed = images.feeds(_key(mesh), BATCH, pairs=True)(3)
-    assert feed.steps == 1
-    own, other = feed.feed.own, feed.feed.other
+    own, other, skipped = images.feeds(_key(mesh), BATCH, pairs=True)(3)
+    assert not np.any(skipped)
     for array in (*own, *other):
         assert array.sharding.spec == P("data")
         assert [len(shard.data) for shard in array.addressable_shards] == [2] * 8
-    seed = int(jax.random.bits(jax.random.key(KEY), dtype="uint32"))
-    stream = Stream(
-        images.training.source,
-        batch_size=BATCH,
-        image_size=8,
-        train=True,
-        resize=8,
-        seed=seed,
-        pairs=True,
-    )
-    want = next(stream.batches(3))
+    want = next(_batches(images).start(3))
     np.testing.assert_array_equal(own.images, want.images)
     np.testing.assert_array_equal(own.labels, want.labels)
     np.testing.assert_array_equal(other.images, want.partner_images)
     np.testing.assert_array_equal(other.labels, want.partner_labels)
-    assert images.feeds(_key(mesh), BATCH, pairs=False)(3).feed.other is None
+    assert images.feeds(_key(mesh), BATCH, pairs=False)(3).other is None
 
 
 @pytest.mark.parametrize("partial", [1.0, 0.5])
 def test_a_streamed_batch_is_mixup_of_the_batch_with_its_partners(root, mesh, partial):
-    mixing = Mixup(alpha=1.0, partial=partial, per_example=True)
-    how = small.linears(mesh=mesh, mixing=mixing)
-    feed = _streamed(root, mesh).feeds(_key(mesh), BATCH, pairs=True)(0).feed
-    key = jax.random.key(1)
-    batch = jax.jit(lambda feed: draw_batch(how, key, 0, feed))(feed)
+    feed = _streamed(root, mesh).feeds(_key(mesh), BATCH, pairs=True)(0)
+    assert isinstance(feed, Loaded)
+    how, key = Batching(BATCH, small.CLASSES, Augmentation()), jax.random.key(1)
+    mixing = {"alpha": 1.0, "partial": partial}
+    draw = jax.jit(lambda feed: draw_batch(how, mesh, feed, key, jnp.int32(2), mixing))
+    batch = draw(feed)
     assert batch.images.sharding.spec == P("data")
 
     x_i, x_j = (np.asarray(part.images, np.float64) for part in (feed.own, feed.other))
     partner = np.array([np.flatnonzero((x_i == x).all((1, 2, 3)))[0] for x in x_j])
     assert sorted(partner) == list(range(BATCH))  # every image is the partner of one
-    plan = mixup.sample_mixup(jax.random.split(key)[1], BATCH, alpha=1.0, partial=partial)
+    plan = mixup.sample_mixup(stream(key, "mixup", 2), BATCH, **mixing)
     lam = np.asarray(plan.lam, np.float64)
     assert (lam == 1).any() == (partial < 1)
     weight = lam[:, None, None, None]
@@ -166,96 +161,94 @@ def test_a_streamed_batch_is_mixup_of_the_batch_with_its_partners(root, mesh, pa
     )
 
 
-@pytest.fixture(scope="module")
-def trainer(root, mesh):
-    """Distils on mixed and randomly cropped images from files."""
-    how = small.linears(mesh=mesh, optimizer=optax.sgd(0.02, momentum=0.9))
-    images = _streamed(root, mesh, augmentation="random_resized_crop", flip=True)
-    return compile_trainer(how, images, small.teacher_variables(how, SHAPE))
-
-
-def _train(folder, trainer, stop=lambda step: False):
-    folder = epath.Path(folder)
-    around = Surroundings(MetricsLog(folder), Progress(every=1e9), stop)
-    with Checkpoints(folder / NAME, keep=2, config={}) as checkpoints:
-        clock = Clock(folder / NAME / "time.json")
-        schedule = optax.constant_schedule(0.02)
-        run = Run(NAME, _key(trainer.recipe.mesh), STEPS, schedule, checkpoints, clock)
-        return train(run, trainer, around)
+def _fit(folder, images):
+    """Distils on mixed images."""
+    return small.linear_fit(folder, "mixkd", mesh=images.mesh, split=images, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trainer, tmp_path_factory):
+def known():
+    """What is compiled for one test needn't be for the next."""
+    return Programs()
+
+
+def _train(folder, images, known, stop=lambda step: False):
+    fit, states = _fit(folder, images), []
+    teacher = small.teacher(images.mesh, small.linear(), SHAPE)
+    session = small.session(folder, stop=stop, programs=known)
+    group.train([fit], teacher, session, lambda member: states.append(member.state))
+    return states[0]
+
+
+@pytest.fixture(scope="module")
+def cropped(root, mesh):
+    return _streamed(root, mesh, augmentation="random_resized_crop", flip=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cropped, known, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, _train(folder, trainer)
+    return folder, _train(folder, cropped, known)
 
 
 def test_a_streamed_training_learns(undisturbed):
-    lines = (undisturbed[0] / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [4, 8, 10]
-    assert json.loads(lines[-1])["loss"] < json.loads(lines[0])["loss"]
+    lines = small.lines(undisturbed[0])
+    assert [line["step"] for line in lines] == [4, 8, 10]
+    assert lines[-1]["loss"] < lines[0]["loss"]
 
 
 @pytest.mark.parametrize("at", [[1], [4], [6], [2, 3, 9]], ids=str)
-def test_a_streamed_training_goes_on_bit_for_bit(undisturbed, trainer, tmp_path, at):
+def test_a_streamed_training_goes_on_bit_for_bit(undisturbed, cropped, known, tmp_path, at):
     for step in at:
         with pytest.raises(Stopped, match=f"stopped at step {step} of 10"):
-            _train(tmp_path, trainer, stop=lambda now, step=step: now == step)
-    assert small.bits(_train(tmp_path, trainer)) == small.bits(undisturbed[1])
-    text = (tmp_path / "metrics.jsonl").read_text()
-    assert text == (undisturbed[0] / "metrics.jsonl").read_text()
+            _train(tmp_path, cropped, known, stop=lambda now, step=step: now == step)
+    assert small.bits(_train(tmp_path, cropped, known)) == small.bits(undisturbed[1])
+    assert small.lines(tmp_path) == small.lines(undisturbed[0])
 
 
 def test_an_evaluation_is_the_same_streamed_and_on_the_device(root, mesh, split):
-    network = small.cnn()
-    variables = network.init(jax.random.key(0), SHAPE)
-    ask = create_ask(network, variables, SHAPE, mesh=mesh, batch_size=24)
-
-    def evaluate(images):
-        key = jax.random.key(2)
-        evaluator = create_evaluator(ask, images, batch_size=24, num_bins=15, key=key)
-        return evaluator(jax.device_put(variables, sharding.replicated(mesh)))
-
-    found = evaluate(_streamed(root, mesh))
-    assert found == evaluate(OnDevice.put(split, mesh))
-    assert sum(found.bins["count"]) == 64
+    network = small.linear()
+    predict = create_predict(network, mesh=mesh, batch_size=24)
+    variables = small.teacher(mesh, network, SHAPE).variables
+    found, want = (
+        evaluate(predict, variables, images, num_bins=15, key=jax.random.key(2))
+        for images in (_streamed(root, mesh), OnDevice.put(split, mesh))
+    )
+    assert found == want and sum(found.bins["count"]) == 64
 
 
-def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, trainer, tmp_path, capfd):
+def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, known, tmp_path, capfd):
     """As their mean over the steps of a line, like every metric; also after a stop within one."""
     shutil.copytree(root, tmp_path / "images")
     files = sorted((tmp_path / "images" / "train").glob("*/*.png"))[::10]
     for file in files:
         file.write_bytes(b"no image")
     images = _streamed(tmp_path / "images", mesh, broken="skip")
-    how = trainer.recipe
-    broken = compile_trainer(how, images, small.teacher_variables(how, SHAPE))
     with pytest.raises(Stopped):
-        _train(tmp_path / "run", broken, stop=lambda step: step == 6)
-    _train(tmp_path / "run", broken)
+        _train(tmp_path / "run", images, known, stop=lambda step: step == 6)
+    _train(tmp_path / "run", images, known)
 
-    seed = int(jax.random.bits(_key(mesh), dtype="uint32"))
-    stream = dataclasses.replace(images.training, batch_size=BATCH, seed=seed, pairs=True)
-    counts = [len(batch.skipped) for batch, _ in zip(stream.batches(), range(10), strict=False)]
+    key = stream(_fit(tmp_path, images).key, "order")
+    seed = int(jax.random.bits(key, dtype="uint32"))
+    batches = Batches(images.stream, batch_size=BATCH, seed=seed, pairs=True).start(0)
+    counts = [len(batch.skipped) for batch, _ in zip(batches, range(10), strict=False)]
     assert sum(counts[:4]) == 7  # an epoch meets every broken image
-    text = (tmp_path / "run" / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
     want = [np.mean(counts[:4]), np.mean(counts[4:8]), np.mean(counts[8:])]
-    assert [line["skipped"] for line in lines] == pytest.approx(want)
+    found = [line["skipped"] for line in small.lines(tmp_path / "run")]
+    assert found == pytest.approx(want)
     assert "skipped: " in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == list(map(str, files))
 
 
-def test_what_was_skipped_before_a_stop_is_not_forgotten(root, mesh, trainer, tmp_path):
+def test_what_was_skipped_before_a_stop_is_not_forgotten(root, mesh, known, tmp_path):
     shutil.copytree(root, tmp_path / "images")
     broken, whole = sorted((tmp_path / "images" / "train").glob("*/*.png"))[:2]
     broken.write_bytes(b"no image")
-    how, told = trainer.recipe, tmp_path / "run" / "skipped.json"
+    told = tmp_path / "run" / "skipped.json"
 
     def session(stop):
         images = _streamed(tmp_path / "images", mesh, broken="skip")
-        made = compile_trainer(how, images, small.teacher_variables(how, SHAPE))
-        _train(tmp_path / "run", made, stop)
+        _train(tmp_path / "run", images, known, stop)
         return images.skipped
 
     with pytest.raises(Stopped):
@@ -266,7 +259,7 @@ def test_what_was_skipped_before_a_stop_is_not_forgotten(root, mesh, trainer, tm
     assert json.loads(told.read_text()) == [str(broken)]
 
 
-def test_a_broken_image_stops_a_training_by_default(root, mesh, trainer, tmp_path):
+def test_a_broken_image_stops_a_training_by_default(root, mesh, tmp_path):
     shutil.copytree(root, tmp_path / "images")
     file = next((tmp_path / "images" / "train").glob("*/*.png"))
     file.write_bytes(b"no image")

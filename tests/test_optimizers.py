@@ -26,7 +26,7 @@ def _settings(**changes):
 
 
 def _trained(settings):
-    optimizer = create_optimizer(settings, lambda step: jnp.asarray(RATES)[step])
+    optimizer = create_optimizer(settings, lambda step: jnp.asarray(RATES)[step], path="optimizer")
     params = jax.tree.map(jnp.float32, START)
     state = optimizer.init(params)
     for grads in GRADS:
@@ -85,7 +85,9 @@ def test_adam_and_adamw_are_those_of_the_papers(decoupled):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_0_changes_nothing_but_by_the_gradient(name):
-    optimizer = create_optimizer(_settings(name=name, weight_decay=0.0), lambda step: 0.1)
+    optimizer = create_optimizer(
+        _settings(name=name, weight_decay=0.0), lambda step: 0.1, path="optimizer"
+    )
     params = jax.tree.map(jnp.float32, START)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -113,12 +115,12 @@ def test_clipping_is_by_the_global_norm_and_comes_first():
         ({"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}, 0.1),  # of norm 5
         ({"a": jnp.array([0.3, 0.0]), "b": jnp.array([0.2])}, 1.0),
     ):
-        optimizer = create_optimizer(clipped, lambda step: 1.0)
+        optimizer = create_optimizer(clipped, lambda step: 1.0, path="optimizer")
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         want = jax.tree.map(lambda grad, factor=factor: -factor * grad, grads)
         _same(updates, want)
     decayed_first = dataclasses.replace(clipped, weight_decay=100.0)
-    optimizer = create_optimizer(decayed_first, lambda step: 1.0)
+    optimizer = create_optimizer(decayed_first, lambda step: 1.0, path="optimizer")
     params = {"kernel": jnp.ones((2, 2))}
     grads = {"kernel": jnp.full((2, 2), 2.0)}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -127,4 +129,4 @@ def test_clipping_is_by_the_global_norm_and_comes_first():
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ConfigError, match='optimizer.name: expected one of sgd, adam, .*"sdg"'):
-        create_optimizer(_settings(name="sdg"), lambda step: 0.1)
+        create_optimizer(_settings(name="sdg"), lambda step: 0.1, path="optimizer")

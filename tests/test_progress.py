@@ -44,7 +44,7 @@ def test_durations_for_people(seconds, text):
 
 def test_a_line_tells_rate_and_time_left(clock, capsys):
     shown = Progress(every=10)
-    shown.start("arms/ce/0", 1000, 5000, 64)
+    shown.start(["arms/ce/0"], 1000, 5000, 64)
     clock.now += 9.9
     shown.update(1500)
     assert capsys.readouterr().err == ""
@@ -59,19 +59,26 @@ def test_a_line_tells_rate_and_time_left(clock, capsys):
 
 def test_the_end_counts_the_steps_of_this_session(clock, capsys):
     shown = Progress(every=1e9)
-    shown.start("teacher", 100, 300, 64)
+    shown.start(["teacher"], 100, 300, 64)
     clock.now += 4
-    shown.finish(300, {"loss": 0.5, "grad_norm": 3.0, "validation_accuracy": 0.25})
-    want = "teacher: 200 steps in 4.0 s, 50.0 steps/s, loss 0.5000, validation_accuracy 0.2500\n"
-    assert capsys.readouterr().err == want
+    shown.finish(300)
+    assert capsys.readouterr().err == "teacher: 200 steps in 4.0 s, 50.0 steps/s\n"
+
+
+def test_a_line_names_all_that_train_together(clock, capsys):
+    shown = Progress(every=0)
+    shown.start(["arms/ce/0", "arms/kd/0"], 0, 10, 64)
+    clock.now += 1
+    shown.update(5)
+    assert capsys.readouterr().err.startswith("arms/ce/0, arms/kd/0: step 5 of 10, 5.0 steps/s")
 
 
 def test_one_that_is_not_enabled_says_nothing(clock, capsys):
     shown = Progress(every=0, enabled=False)
-    shown.start("teacher", 0, 10, 64)
+    shown.start(["teacher"], 0, 10, 64)
     clock.now += 5
     shown.update(5)
-    shown.finish(10, {})
+    shown.finish(10)
     shown.say("hello")
     assert capsys.readouterr() == ("", "")
 

@@ -8,7 +8,7 @@ import small
 from mixkd_jax import config, data
 from mixkd_jax.config import ConfigError
 from mixkd_jax.data import BrokenImageError, DataError, memory
-from mixkd_jax.inputs import load_inputs
+from mixkd_jax.run.images import load_images
 from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import OnDevice, Streamed
 
@@ -23,32 +23,32 @@ def root(tmp_path):
 
 
 def _load(root=None, dataset=None, seed=0, **changes):
-    """The inputs of a folder, or of `dataset`, with the config's data fields changed."""
+    """The images of a folder, or of `dataset`, with the config's data fields changed."""
     if root is not None:
         changes = {"name": "folder", "dir": str(root)} | changes
     values = small.default_values(**{f"data__{name}": value for name, value in changes.items()})
-    return load_inputs(config.parse(values).data, seed, sharding.data_mesh(), dataset)
+    return load_images(config.parse(values).data, seed, sharding.data_mesh(), dataset)
 
 
-def _kinds(inputs):
-    return {type(getattr(inputs, part)) for part in PARTS} - {type(None)}
+def _kinds(images):
+    return {type(getattr(images, part)) for part in PARTS} - {type(None)}
 
 
 def test_digits_lie_on_the_devices():
-    inputs = _load()
-    assert (inputs.name, inputs.num_classes, inputs.skipped) == ("digits", 10, 0)
-    assert _kinds(inputs) == {OnDevice}
-    assert inputs.test.take(np.arange(8)).shape == (8, 8, 8, 1)
-    assert inputs.validation is None
+    images = _load()
+    assert (images.name, images.num_classes, images.skipped) == ("digits", 10, 0)
+    assert _kinds(images) == {OnDevice}
+    assert images.test.take(np.arange(8)).shape == (8, 8, 8, 1)
+    assert images.validation is None
 
 
 @pytest.mark.parametrize(("spare", "kind"), [(0, OnDevice), (-1, Streamed)])
 def test_a_folder_that_is_too_large_is_streamed(root, monkeypatch, spare, kind):
     monkeypatch.setattr(memory, "MAX_BYTES", 42 * 8 * 8 * 3 + spare)
-    inputs = _load(root)
-    assert _kinds(inputs) == {kind}
-    assert (inputs.name, inputs.num_classes) == (root.name, 3)
-    assert inputs.student.image_shape == SHAPE
+    images = _load(root)
+    assert _kinds(images) == {kind}
+    assert (images.name, images.num_classes) == (root.name, 3)
+    assert images.student.image_shape == SHAPE
 
 
 def test_the_image_size_decides_whether_a_folder_is_too_large(root, monkeypatch):
@@ -65,19 +65,19 @@ def test_a_pipeline_that_is_named_is_taken(root, monkeypatch):
 
 def test_a_given_data_set_is_on_the_devices_whatever_its_name_says():
     given = small.dataset(shape=SHAPE)
-    inputs = _load(dataset=given, name="imagenet2012", pipeline="stream")
-    assert (inputs.name, inputs.num_classes, _kinds(inputs)) == ("small", 3, {OnDevice})
-    np.testing.assert_array_equal(inputs.test.labels(np.arange(40)), given.test.labels)
+    images = _load(dataset=given, name="imagenet2012", pipeline="stream")
+    assert (images.name, images.num_classes, _kinds(images)) == ("small", 3, {OnDevice})
+    np.testing.assert_array_equal(images.test.labels(np.arange(40)), given.test.labels)
 
 
 def test_both_pipelines_have_the_same_parts(root):
     options = {"teacher_examples": 20, "student_examples": 7, "validation_examples": 5}
-    inputs = [
+    images = [
         _load(root, seed=3, pipeline=name, resize=8, image_size=8, test_examples=9, **options)
         for name in ("device", "stream")
     ]
     for part, size in zip(PARTS, (20, 7, 5, 9), strict=True):
-        device, stream = (getattr(each, part) for each in inputs)
+        device, stream = (getattr(each, part) for each in images)
         assert len(device) == len(stream) == size
         every = np.arange(size)
         np.testing.assert_array_equal(device.labels(every), stream.labels(every))
@@ -87,11 +87,11 @@ def test_both_pipelines_have_the_same_parts(root):
 
 def test_a_stream_has_the_settings(root):
     changes = {"crop": "resize_crop", "resize": 7, "image_size": 6, "flip": True, "broken": "skip"}
-    inputs = _load(root, pipeline="stream", workers=3, prefetch=4, **changes)
-    stream = inputs.student.training
+    images = _load(root, pipeline="stream", workers=3, prefetch=4, **changes)
+    stream = images.student.stream
     assert (stream.image_size, stream.resize, stream.flip) == ((6, 6), 7, True)
     assert (stream.augmentation, stream.workers, stream.prefetch) == ("resize_crop", 3, 4)
-    assert (stream.broken, stream.train) == ("skip", True)
+    assert stream.broken == "skip"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,11 @@ def test_broken_images_on_the_devices_are_skipped_and_counted(root, capfd):
     _break(root, "train", "test")
     with pytest.raises(BrokenImageError, match=r"\.png: cannot decode the image"):
         _load(root)
-    inputs = _load(root, broken="skip")
-    assert inputs.about() == {
+    images = _load(root, broken="skip")
+    assert images.about() == {
         "name": root.name,
         "num_classes": 3,
+        "class_names": ["a", "b", "c"],
         "image_shape": [8, 8, 3],
         "teacher": 29,
         "student": 29,
@@ -182,7 +183,7 @@ def test_broken_images_on_the_devices_are_skipped_and_counted(root, capfd):
         "test": 11,
         "skipped": 2,
     }
-    assert (len(inputs.teacher), len(inputs.test)) == (29, 11)
+    assert (len(images.teacher), len(images.test)) == (29, 11)
     assert capfd.readouterr().err.count("skipped: ") == 2
 
 
@@ -205,5 +206,5 @@ def test_noise_is_on_what_the_student_meets(root):
 
 def test_a_folder_is_read_as_data_load_reads_it(root):
     want = data.load("folder", data_dir=root)
-    inputs = _load(root)
-    np.testing.assert_array_equal(inputs.test.take(np.arange(8)), want.test.images[:8])
+    images = _load(root)
+    np.testing.assert_array_equal(images.test.take(np.arange(8)), want.test.images[:8])

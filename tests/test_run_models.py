@@ -9,15 +9,15 @@ import optax
 import pytest
 import small
 from etils import epath
+from mixkd_jax.job import prepare, recipe
+from mixkd_jax.training.dispatch import abstract_state, compile_trainer
 
 from mixkd_jax import config, experiment, models, setup
 from mixkd_jax.config import ConfigError
-from mixkd_jax.job import prepare, recipe
 from mixkd_jax.models import imagenet
 from mixkd_jax.models.resnet18 import ResNet18
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
-from mixkd_jax.training.dispatch import abstract_state, compile_trainer
 from mixkd_jax.training.preemption import Stopped
 
 SHAPE = keras_files.SHAPE

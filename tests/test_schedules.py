@@ -17,7 +17,9 @@ PER_EPOCH = 10  # 163 examples are 10 batches of 16
 def _schedule(total=500, **changes) -> Any:
     values = small.default_values(**{f"student__schedule__{k}": v for k, v in changes.items()})
     schedule = config.parse(values).student.schedule
-    return create_schedule(schedule, num_examples=163, batch_size=16, total=total)
+    return create_schedule(
+        schedule, path="student.schedule", num_examples=163, batch_size=16, total=total
+    )
 
 
 def _rates(schedule, steps):

@@ -1,5 +1,4 @@
 import collections
-import dataclasses
 import functools
 import math
 import re
@@ -14,12 +13,12 @@ import small
 from mixkd_jax import mixup
 from mixkd_jax.config import ConfigError
 from mixkd_jax.data import device
+from mixkd_jax.models import create_model
 from mixkd_jax.training import sharding
-from mixkd_jax.training.dispatch import compile_trainer, feeds
-from mixkd_jax.training.step import draw_batch
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.randomness import stream
 
 COUNTS = (1, 2, 4, 8)
-KEY = jax.random.key(3)
 STEPS = 6
 SHAPE = (16, 16, 3)
 SPLIT = small.dataset(train=48, shape=SHAPE).train
@@ -46,33 +45,38 @@ def _largest_collective(hlo, devices):
     return largest
 
 
-def _run(how, teacher):
-    """Returns the totals after each step, the last state, and the step's HLO."""
-    compiled = []
-    compile_lowered = jax.stages.Lowered.compile
+def _fit(count, **options):
+    mesh = _mesh(count)
+    return small.fit(mesh=mesh, split=small.images(mesh, SPLIT), **options)
 
-    def noted(lowered, *args, **kwargs):
-        compiled.append(compile_lowered(lowered, *args, **kwargs))
-        return compiled[-1]
 
-    images = small.images(how.mesh, SPLIT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.stages.Lowered, "compile", noted)
-        trainer = compile_trainer(how, images, teacher)
-    key = jax.device_put(KEY, sharding.replicated(how.mesh))
-    feed, state, totals = feeds(how, images, key), trainer.init(key), []
+def _run(fit, teacher):
+    """Returns the totals after each step, the last state, and the step's HLO by program."""
+    programs, mesh = Programs(), fit.recipe.mesh
+    feed = fit.images.feeds(stream(fit.key, "order"), small.BATCH, pairs=True)
+    numbers = {name: np.float32(value) for name, value in fit.numbers.items()}
+    numbers = jax.device_put(numbers, sharding.replicated(mesh))
+    state, totals, compiled = programs.init(fit)(fit.key), [], {}
+
+    def call(name, program, *args):
+        if name not in compiled:
+            compiled[name] = program.lower(*args).compile()
+        return compiled[name](*args)
+
     for step in range(STEPS):
-        state = trainer.advance(state, feed(step).feed, key, 1)
+        at = jax.device_put(np.int32(step), sharding.replicated(mesh))
+        batch = call("draw", programs.draw(fit), feed(step), fit.key, at, fit.mixing)
+        query = programs.query(teacher.network, fit)
+        logits = call("query", query, teacher.variables, batch.images)
+        state = call("update", programs.update(fit), state, batch, logits, fit.key, numbers)
         totals.append({name: float(total) for name, total in state.totals.items()})
-    (step,) = compiled
-    return totals, state, step.as_text()
+    return totals, state, {name: program.as_text() for name, program in compiled.items()}
 
 
 @pytest.fixture(scope="module")
 def runs():
     """What `_run` returns for each number of devices."""
-    recipes = {count: small.recipe(_mesh(count)) for count in COUNTS}
-    return {n: _run(how, small.teacher_variables(how, SHAPE)) for n, how in recipes.items()}
+    return {n: _run(_fit(n), small.teacher(_mesh(n), shape=SHAPE)) for n in COUNTS}
 
 
 def test_eight_devices_are_there():
@@ -105,46 +109,45 @@ def test_the_state_lies_on_every_device(runs):
 def test_mixed_batches_are_identical_on_any_number_of_devices():
     batches = {}
     for count in COUNTS:
-        how = small.recipe(_mesh(count))
-        key = jax.device_put(KEY, sharding.replicated(how.mesh))
-        feed = feeds(how, small.images(how.mesh, SPLIT), key)(0).feed
-        draw = jax.jit(functools.partial(draw_batch, how))
-        drawn = [draw(jax.random.fold_in(key, s), jnp.int32(s), feed) for s in range(3)]
+        fit = _fit(count)
+        feed = fit.images.feeds(stream(fit.key, "order"), small.BATCH, pairs=True)(0)
+        draw = Programs().draw(fit)
+        drawn = [draw(feed, fit.key, np.int32(step), fit.mixing) for step in range(3)]
         for leaf in jax.tree.leaves(drawn):
             assert len(leaf.addressable_shards) == count
-            assert leaf.addressable_shards[0].data.shape[0] == how.batch_size // count
+            assert leaf.addressable_shards[0].data.shape[0] == small.BATCH // count
         batches[count] = small.bits(drawn)
     assert batches[1] == batches[2] == batches[4] == batches[8]
 
 
 def _share(count):
     """Elements of one device's share of a batch of images."""
-    return small.recipe(_mesh(count)).batch_size * math.prod(SHAPE) // count
+    return small.BATCH * math.prod(SHAPE) // count
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])
 def test_the_step_moves_no_images_between_devices(runs, count):
-    hlo = runs[count][2]
-    largest = _largest_collective(hlo, count)
+    for name, hlo in runs[count][2].items():
+        assert _largest_collective(hlo, count) < _share(8), name
+        # Nor any in fewer bits: pixels are gathered as bytes.
+        assert not re.search(r"u8\[[\d,]*\]\S* (all-|collective-|reduce-scatter)", hlo), name
     params = max(leaf.size for leaf in jax.tree.leaves(runs[count][1].params))
-    assert params <= largest < _share(8)  # gradients, and nothing larger
-    # Nor any in fewer bits: pixels are gathered as bytes.
-    assert not re.search(r"u8\[[\d,]*\]\S* (all-|collective-|reduce-scatter)", hlo)
+    assert params <= _largest_collective(runs[count][2]["update"], count)  # gradients are
 
 
 def test_one_device_needs_no_collective(runs):
-    assert _largest_collective(runs[1][2], 1) == 0
+    assert all(_largest_collective(hlo, 1) == 0 for hlo in runs[1][2].values())
 
 
 @pytest.fixture(scope="module")
 def split():
     """What `_run` returns with all parameters split, by Adam; and with all of them whole."""
-    how = small.recipe(_mesh(8), student=small.cnn(width=8), optimizer=optax.adam(0.01))
-    teacher = small.teacher_variables(how, SHAPE)
-    assert teacher is not None
-    places = sharding.parameters(how.mesh, teacher["params"], "sharded")
-    parts = {**teacher, "params": jax.device_put(teacher["params"], places)}
-    return _run(dataclasses.replace(how, parameters="sharded"), parts), _run(how, teacher)
+    mesh, options = _mesh(8), {"network": small.cnn(width=8), "optimizer": optax.adam(0.01)}
+    teacher = small.teacher(mesh, shape=SHAPE)
+    places = sharding.parameters(mesh, teacher.variables["params"], "sharded")
+    params = jax.device_put(teacher.variables["params"], places)
+    parts = teacher._replace(variables={**teacher.variables, "params": params})
+    return _run(_fit(8, parameters="sharded", **options), parts), _run(_fit(8, **options), teacher)
 
 
 def _share_of_bytes(tree):
@@ -174,29 +177,54 @@ def test_split_parameters_and_their_optimizer_take_an_eighth(split):
 
 
 def test_split_parameters_are_gathered_and_no_images(split):
-    (_, state, hlo), _ = split
+    (_, state, programs), _ = split
     params = max(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert "all-gather" in hlo
-    assert params <= _largest_collective(hlo, 8) < _share(8)
+    assert "all-gather" in programs["query"] and "all-gather" in programs["update"]
+    assert params <= _largest_collective(programs["update"], 8)
+    assert max(_largest_collective(hlo, 8) for hlo in programs.values()) < _share(8)
+
+
+def test_a_split_teacher_gives_the_same_logits_and_takes_an_eighth():
+    mesh, network = _mesh(8), small.cnn(width=16)
+    whole = small.teacher(mesh, network).variables
+    places = sharding.parameters(mesh, whole["params"], "sharded")
+    split = {**whole, "params": jax.device_put(whole["params"], places)}
+    assert _share_of_bytes(split["params"]) < 1.2 / 8  # a few biases are on every device
+    pixels = small.images(mesh).take(np.arange(16)).astype(np.float32)
+    query = Programs().query(network, small.linear_fit(mesh=mesh))
+    logits = [query(variables, pixels) for variables in (whole, split)]
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_largest_teacher_falls_to_an_eighth():
+    module = create_model("convnext_large", num_classes=100)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    sizes = {}
+    for how in ("replicated", "sharded"):
+        places = sharding.parameters(_mesh(8), params, how)
+        parts = jax.tree.map(lambda leaf, place: place.shard_shape(leaf.shape), params, places)
+        shapes = jax.tree.leaves(parts, is_leaf=lambda value: isinstance(value, tuple))
+        sizes[how] = sum(4 * math.prod(shape) for shape in shapes)
+    assert sizes["replicated"] > 4 * 196e6  # its parameters are 196 million
+    assert sizes["sharded"] <= 1.1 / 8 * sizes["replicated"]
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])
 def test_mixing_a_sharded_batch_would_move_its_images(count):
     """What the pipeline avoids, and that the test above would notice it."""
-    how = small.recipe(_mesh(count))
+    fit = _fit(count)
+    mesh, how = fit.recipe.mesh, fit.batching
 
     @jax.jit
-    def naive(key, examples, indices):
-        views = device.sample_views(key, how.batch_size, how.augmentation)
-        batch = device.load_batch(
-            examples, indices, views, None, augmentation=how.augmentation, num_classes=3
-        )
-        batch = sharding.over_data(how.mesh, batch)
+    def naive(key, feed):
+        batch = sharding.over_data(mesh, feed.batch(how, key, jnp.int32(0), None))
         plan = mixup.sample_mixup(key, how.batch_size)
-        return sharding.over_data(how.mesh, mixup.apply_mixup(plan, batch.images))
+        return sharding.over_data(mesh, mixup.apply_mixup(plan, batch.images))
 
-    examples = small.images(how.mesh, SPLIT).examples
-    hlo = naive.lower(KEY, examples, jnp.arange(16)).compile().as_text()
+    feed = fit.images.feeds(fit.key, how.batch_size, pairs=True)(0)
+    assert isinstance(feed, device.Shuffled)
+    hlo = naive.lower(fit.key, feed).compile().as_text()
     assert _largest_collective(hlo, count) >= _share(8)
 
 

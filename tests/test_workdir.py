@@ -8,23 +8,24 @@ import small
 from etils import epath
 from ml_collections import FrozenConfigDict
 
-from mixkd_jax import files, workdir
+from mixkd_jax import config, files
 from mixkd_jax.config import ConfigError
+from mixkd_jax.folder import Folder
+from mixkd_jax.run import workdir
 
 VALUES = small.default_values()
 
 
 def _claimed(folder, values=VALUES):
-    folder = epath.Path(folder)
-    workdir.check(folder, values)
-    workdir.claim(folder, values, "python run.py", {"name": "small", "skipped": 2})
-    return folder
+    joined = workdir.joined(Folder.at(folder), values)
+    workdir.claim(Folder.at(folder), joined, "python run.py", {"name": "small", "skipped": 2})
+    return epath.Path(folder)
 
 
 def _refusal(folder, values=VALUES):
     before = small.files(folder.parent)
     with pytest.raises(ConfigError) as caught:
-        workdir.check(epath.Path(folder), values)
+        workdir.joined(Folder.at(folder), values)
     assert small.files(folder.parent) == before  # nothing was written
     message = str(caught.value)
     assert message.startswith("--workdir: ") and str(folder) in message
@@ -33,7 +34,7 @@ def _refusal(folder, values=VALUES):
 
 def test_a_new_folder_gets_a_config(tmp_path):
     folder = tmp_path / "runs" / "a"
-    workdir.check(epath.Path(folder), VALUES)
+    workdir.joined(Folder.at(folder), VALUES)
     assert not folder.parent.exists()
     _claimed(folder)
     about = json.loads((folder / "config.json").read_text())
@@ -66,10 +67,9 @@ def test_the_same_config_is_continued_and_left_as_it_is(tmp_path):
     folder = _claimed(tmp_path / "a")
     (tmp_path / "a" / "teacher").mkdir()
     before = (folder / "config.json").read_bytes()
-    workdir.check(folder, small.default_values())
-    workdir.check(folder, VALUES.to_dict())
-    workdir.check(folder, FrozenConfigDict(VALUES))  # pyright: ignore[reportArgumentType]
-    workdir.claim(folder, VALUES, "another command", {"name": "other"})
+    for values in (small.default_values(), VALUES.to_dict(), FrozenConfigDict(VALUES)):
+        joined = workdir.joined(Folder.at(folder), values)  # pyright: ignore[reportArgumentType]
+        workdir.claim(Folder.at(folder), joined, "another command", {"name": "other"})
     assert (folder / "config.json").read_bytes() == before
 
 
@@ -78,29 +78,64 @@ def test_a_run_killed_while_it_wrote_its_config_goes_on(tmp_path):
     (tmp_path / "a" / "config.json.new").write_text('{"conf')
     folder = _claimed(tmp_path / "a")
     assert small.files(folder) == {"config.json"}
-    workdir.check(folder, VALUES)
+    workdir.joined(Folder.at(folder), VALUES)
 
 
 def test_another_config_is_refused_by_the_fields_that_differ(tmp_path):
     _claimed(tmp_path / "a")
     other = small.default_values(
-        seeds=(0, 1), loss__temperature="std", student__schedule__milestones=("5 epochs",)
+        seed=1, loss__temperature="std", student__schedule__milestones=("5 epochs",)
     )
     message = _refusal(tmp_path / "a", other)
-    assert "config.seeds is [0, 1, 2, 3, 4] there and [0, 1] here" in message
-    assert 'config.loss.temperature is "2" there and "std" here' in message
+    assert "config.seed is 0 there and 1 here" in message
+    assert 'config.loss.temperature is null there and "std" here' in message
     assert 'config.student.schedule.milestones is ["150 epochs", "180 epochs"' in message
     assert message.count(" there and ") == 3
 
 
 def test_a_config_of_other_fields_is_refused(tmp_path):
     old = small.default_values().to_dict()
-    del old["loss"]["ce_weight"]
+    del old["loss"]["name"]
     old["loss"]["alpha"] = 0.5
-    _claimed(tmp_path / "a", old)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(json.dumps({"config": old}))
     message = _refusal(tmp_path / "a")
-    assert "config.loss.ce_weight is null there and 0.0 here" in message
+    assert 'config.loss.name is null there and "kl" here' in message
     assert "config.loss.alpha is 0.5 there and null here" in message
+
+
+def test_a_run_gets_arms_and_seeds_and_keeps_its_own(tmp_path):
+    folder = _claimed(tmp_path / "a", small.default_values(arms=("ce", "kd"), seeds=(3, 0)))
+    more = small.default_values(arms=("kd", "kd:temperature=4"), seeds=(1, 3))
+    joined = workdir.joined(Folder.at(folder), more)
+    assert joined["arms"] == ["ce", "kd", "kd:temperature=4"] and joined["seeds"] == [3, 0, 1]
+    before = json.loads((folder / "config.json").read_text())
+    workdir.claim(Folder.at(folder), joined, "python run.py --more", {})
+    after = json.loads((folder / "config.json").read_text())
+    assert after == {**before, "config": joined, "command": "python run.py --more"}
+
+
+def test_fields_that_change_no_model_may_differ(tmp_path):
+    folder = _claimed(tmp_path / "a")
+    free = [row.path for row in config.rows() if row.changes != "models"]
+    assert set(free) == {
+        "config.data.dir",
+        "config.data.download",
+        "config.data.workers",
+        "config.data.prefetch",
+        "config.evaluation.batch_size",
+        "config.evaluation.num_bins",
+        *(f"config.analysis.{name}" for name in ("pairs", "path_pairs", "corrupted_images")),
+        *(f"config.log.{name}" for name in ("every", "validate_every", "progress_seconds")),
+        *(f"config.checkpoint.{name}" for name in ("every", "keep")),
+    }
+    other = small.default_values(
+        data__dir="b", data__workers=1, evaluation__num_bins=3, log__every="7 steps"
+    )
+    joined = workdir.joined(Folder.at(folder), other)
+    workdir.claim(Folder.at(folder), joined, "", {})
+    about = json.loads((folder / "config.json").read_text())
+    assert about["config"]["evaluation"]["num_bins"] == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+"""Runs of which no number depends on which others are trained, so that they can grow."""
+
+import json
+import pathlib
+import random
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import small
+
+from mixkd_jax.config import ConfigError
+from mixkd_jax.training import group, sharding
+from mixkd_jax.training.preemption import Stopped
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
+EIGHT = (
+    "ce",
+    "kd",
+    "mixkd:teacher_temperature=0.5",
+    "mixkd:loss=dkd:kd_weight=0.5",
+    "mixkd",
+    "mixkd:temperature=std",
+    "mixkd:alpha=0.3",
+    "mixkd:temperature=4",
+)
+FIRST, MORE = ("ce", "mixkd"), ("kd", "mixkd:temperature=4", "mixkd:teacher_temperature=fit")
+REPORTS = ("config.json", "results.json", "report.html", "figures", "tables")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def linear():
+    with small.linear_models():
+        yield
+
+
+def _values(**changes):
+    return small.values(
+        **{
+            "teacher__model": "linear",
+            "student__model": "linear",
+            "seeds": (0,),
+            "data__validation_examples": 16,
+            "analysis__pairs": 10,
+            "analysis__path_pairs": 2,
+            "analysis__corrupted_images": 4,
+            **changes,
+        }
+    )
+
+
+def _json(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def _bytes(folder):
+    """{name: content} of all files but the report's and those that tell the time."""
+    files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    named = {str(path.relative_to(folder)): path for path in files}
+    return {
+        name: path.read_bytes()
+        for name, path in named.items()
+        if not name.startswith((*REPORTS, "metrics.jsonl"))
+    }
+
+
+def _state(folder, step=10):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return small.bits(checkpointer.restore(folder / str(step) / "state"))
+
+
+def _model(folder, name):
+    """All that a run found of a model: its last state, its lines, and its measures as bytes."""
+    root = pathlib.Path(folder)
+    path = root / name
+    lines = [line for line in small.lines(root) if line["run"] == name]
+    measures = {file.name: file.read_bytes() for file in path.glob("[ae]*.json")}
+    assert len(lines) == 4 and "evaluation.json" in measures
+    return _state(path, 12 if name == "teacher" else 10), lines, measures
+
+
+@pytest.mark.parametrize(
+    ("devices", "model"), [pytest.param(1, "cnn", marks=pytest.mark.slow), (4, "linear")]
+)
+def test_an_arm_is_the_same_alone_and_among_eight(tmp_path, monkeypatch, devices, model):
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    monkeypatch.setattr(sharding, "data_mesh", lambda: mesh)
+    models = {"teacher__model": model, "student__model": model, "analysis__pairs": 0}
+    small.run(tmp_path / "one", _values(arms=("mixkd",), **models))
+    small.run(tmp_path / "eight", _values(arms=EIGHT, **models))
+    for name in ("teacher", "arms/mixkd/0"):
+        assert _model(tmp_path / "one", name) == _model(tmp_path / "eight", name)
+    names = [f"arms/{arm.replace(':', '~')}/0" for arm in EIGHT]
+    ends = [_state(tmp_path / "eight" / name) for name in names]
+    params = {end["['params']['Dense_0']['kernel']"] for end in ends} if model == "linear" else ()
+    assert model == "cnn" or len(params) == len(EIGHT)  # each arm does something else
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of two arms and one seed; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    small.run(folder, _values(arms=FIRST))
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it."""
+    import shutil
+
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_finished_run_that_gets_arms_and_a_seed_keeps_every_file(copied, tmp_path):
+    before, text = _bytes(copied), (copied / "metrics.jsonl").read_text()
+    small.run(copied, _values(arms=(*FIRST, *MORE), seeds=(0, 1)))
+    after = _bytes(copied)
+    assert {name for name in before if after.get(name) != before[name]} == set()
+    assert (copied / "metrics.jsonl").read_text().startswith(text)
+    about = _json(copied / "config.json")["config"]
+    assert (about["arms"], about["seeds"]) == ([*FIRST, *MORE], [0, 1])
+
+    # And all that is new is as it would have been from the start.
+    small.run(tmp_path / "start", _values(arms=(*FIRST, *MORE), seeds=(0, 1)))
+    names = [f"arms/{arm.replace(':', '~')}/{s}" for arm in (*FIRST, *MORE) for s in (0, 1)]
+    for name in ("teacher", *names):
+        assert _model(copied, name) == _model(tmp_path / "start", name), name
+
+
+def test_arms_that_are_not_named_again_stay(copied):
+    before = _bytes(copied)
+    small.run(copied, _values(arms=("kd",)))
+    after = _bytes(copied)
+    assert {name for name in before if after.get(name) != before[name]} == set()
+    assert "arms/kd/0/evaluation.json" in after
+    assert _json(copied / "config.json")["config"]["arms"] == [*FIRST, "kd"]
+
+
+def test_a_finished_run_may_differ_in_what_changes_no_result(copied, monkeypatch):
+    before, log = _bytes(copied), (copied / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(group, "train", lambda *_: 1 / 0)
+    small.run(
+        copied,
+        _values(
+            arms=FIRST,
+            log__every="1 steps",
+            log__progress_seconds=3.0,
+            log__validate_every="2 steps",
+            checkpoint__every="2 steps",
+            checkpoint__keep=5,
+            evaluation__batch_size=24,
+            data__dir="elsewhere",
+            data__workers=1,
+            data__download=False,
+        ),
+    )
+    assert _bytes(copied) == before and (copied / "metrics.jsonl").read_bytes() == log
+
+
+def test_what_is_measured_anew_is_measured_without_training(copied, monkeypatch):
+    before = _bytes(copied)
+    monkeypatch.setattr(group, "take_step", lambda *_: 1 / 0)
+    small.run(copied, _values(arms=FIRST, evaluation__num_bins=7, analysis__pairs=12))
+    after = _bytes(copied)
+    for name in ("teacher", "arms/ce/0", "arms/mixkd/0"):
+        old, new = (
+            json.loads(before[f"{name}/evaluation.json"]),
+            _json(copied / name / "evaluation.json"),
+        )
+        assert len(old["bins"]["count"]) == 15 and len(new["bins"]["count"]) == 7
+        assert new["metrics"]["accuracy"] == old["metrics"]["accuracy"]
+        analysis = _json(copied / name / "analysis.json")
+        assert analysis["splits"]["test"]["pairs"] == 12
+        assert len(analysis["calibration"]["reliability"]["count"]) == 7
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert {name.rpartition("/")[2] for name in changed} == {
+        "evaluation.json",
+        "analysis.json",
+        "time.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"student__duration": "11 steps"}, 'student.duration is "10 steps" there and "11 steps"'),
+        ({"loss__temperature": "3"}, "loss.temperature is null there and "),
+        ({"mixup__alpha": 0.3, "seed": 1}, "seed is 0 there and 1 here; .*alpha is 1.0 there"),
+        ({"data__noise": 0.1}, "data.noise is 0.0 there and 0.1 here"),
+    ],
+    ids=str,
+)
+def test_what_would_change_a_model_is_refused_by_its_fields(finished, changes, named):
+    before = small.files(finished)
+    with pytest.raises(ConfigError, match=f"holds a run of another config: config.{named}"):
+        small.run(finished, _values(arms=(*FIRST, "kd"), **changes))
+    assert small.files(finished) == before
+
+
+def test_a_run_stopped_at_random_steps_and_grown_meanwhile_ends_the_same(finished, tmp_path):
+    """Arms are added while their group is half trained; nothing is repeated, nothing differs."""
+    folder, chance = tmp_path / "run", random.SystemRandom()
+    at = [chance.randrange(1, 12), *sorted(chance.sample(range(1, 10), 3))]
+    arms = [("ce",), FIRST, (*FIRST, "mixup"), (*FIRST, "mixup")]
+    for step, chosen in zip(at, arms, strict=True):
+        with pytest.raises(Stopped):
+            small.run(folder, _values(arms=chosen), stop=lambda now, step=step: now == step)
+    small.run(folder, _values(arms=FIRST))
+    for name in ("teacher", "arms/ce/0", "arms/mixkd/0"):
+        assert _model(folder, name) == _model(finished, name), (name, at)
+    assert np.isfinite(_json(folder / "arms/mixup/0/evaluation.json")["metrics"]["nll"])
+
+
+def test_a_teacher_temperature_that_fits_is_the_one_of_the_validation_images(copied):
+    small.run(copied, _values(arms=("mixkd:teacher_temperature=fit",)))
+    fitted = _json(copied / "arms/mixkd~teacher_temperature=fit/0/evaluation.json")
+    found = fitted["recipe"]["teacher_temperature"]
+    # The analysis fits one too, of the teacher's own logits on the same images.
+    want = _json(copied / "teacher/analysis.json")["calibration"]["temperature"]
+    assert found == pytest.approx(want, rel=1e-5) and abs(found - 1) > 0.01
+    plain = _json(copied / "teacher/evaluation.json")["metrics"]
+    assert fitted["teacher"]["accuracy"] == plain["accuracy"]
+    assert fitted["teacher"]["nll"] != plain["nll"]
+    # Its student is that of the number, to the last bit.
+    small.run(copied, _values(arms=(f"mixkd:teacher_temperature={found!r}",)))
+    ends = [
+        _state(copied / f"arms/mixkd~teacher_temperature={value}/0") for value in ("fit", found)
+    ]
+    assert ends[0] == ends[1]
