@@ -1,6 +1,7 @@
 """Arguments of a config file: `--config=configs/cifar.py:cifar10,teacher=resnet56`."""
 
 import difflib
+import itertools
 from collections.abc import Collection, Mapping
 
 from ml_collections import ConfigDict
@@ -36,7 +37,7 @@ def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not equals:
-            name, value = _name_of(item, choices), item
+            value, name = item, _name_of(item, choices)
         one_of("", name, choices)
         one_of(name, value, choices[name])
         if name in given:
@@ -46,7 +47,15 @@ def parse(text: str, choices: Mapping[str, Collection[str]]) -> dict[str, str]:
 
 
 def _name_of(value: str, choices: Mapping[str, Collection[str]]) -> str:
-    return next((name for name, values in choices.items() if value in values), next(iter(choices)))
+    """Returns the first name that has a value."""
+    for name, values in choices.items():
+        if value in values:
+            return name
+    close = difflib.get_close_matches(value, itertools.chain(*choices.values()), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(choices)}"
+    raise ValueError(
+        f"config argument: expected name=value, or a known value, got {value!r}; {hint}"
+    )
 
 
 def one_of(name: str, value: str, choices: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""A user's own folder of images: ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``."""
+"""A user's own folder of images: ``train/<class>/*.jpg``, or ``<class>/*.jpg`` alone."""
 
 import collections
 import dataclasses
@@ -14,7 +14,10 @@ from mixkd_jax.data.types import DataError, Item, Sources
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEST_NAMES = ("test", "val", "validation")  # the first one that is there
 _HELD_OUT = 0.2  # of each class's training images, if there are no test images
-_LAYOUT = "train/<class>/*.jpg (or .jpeg, .png) and test/<class>/*.jpg"
+_LAYOUT = (
+    "train/<class>/*.jpg (or .jpeg, .png) and test/<class>/*.jpg, or <class>/*.jpg of two classes "
+    "or more"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +57,8 @@ class ImageFiles:
 def open_folder(path: str | os.PathLike[str]) -> Sources:
     """Lists a folder's images; opens none of them.
 
-    The classes are the folders in ``train``, in the order of their names. The test images are in
+    The classes are the folders in ``train``, in the order of their names; if there is neither
+    such a folder nor one of test images, they are the folders of the root. The test images are in
     ``test``, or else ``val`` or ``validation``; a class may have none there. Without any of these,
     a fifth of each class's training images, rounded down but at least one if there are two, is
     held out for testing: a shuffle of the sorted file names with a fixed seed chooses them, the
@@ -72,10 +76,10 @@ def open_folder(path: str | os.PathLike[str]) -> Sources:
         )
     try:
         names = _folders(root)
-        if "train" not in names:
-            raise DataError(f"{root}: expected {_LAYOUT}, got {_found(names)} and no train/")
-        train = _list_split(root, "train", None)
         test_name = next((name for name in _TEST_NAMES if name in names), None)
+        if "train" not in names and (test_name or len(names) < 2):
+            raise DataError(f"{root}: expected {_LAYOUT}, got {_found(names)} and no train/")
+        train = _list_split(root, "train" if "train" in names else "", None)
         if test_name:
             test = _list_split(root, test_name, train.class_names)
         else:
@@ -106,7 +110,7 @@ def _list_split(root: pathlib.Path, split: str, class_names: tuple[str, ...] | N
                 f"{folder / name}: expected images ({', '.join(_SUFFIXES)}) of this class, got "
                 f"none; remove the folder if it is no class"
             )
-        paths += [f"{split}/{name}/{file}" for file in files]
+        paths += [str(pathlib.PurePosixPath(split, name, file)) for file in files]
         labels += [names.index(name)] * len(files)
     if not paths:
         raise DataError(f"{folder}: expected images ({', '.join(_SUFFIXES)}), got none")

@@ -10,7 +10,16 @@ import numpy as np
 
 from mixkd_jax.data import images
 from mixkd_jax.data.images import Size
-from mixkd_jax.data.types import BrokenImageError, DataError, Dataset, Source, Sources, Split
+from mixkd_jax.data.types import (
+    BrokenImageError,
+    Choose,
+    DataError,
+    Dataset,
+    Source,
+    Sources,
+    Split,
+    Subset,
+)
 
 MAX_BYTES = 4 * 2**30
 _SAMPLE = 1000  # images whose sizes are looked at
@@ -55,7 +64,12 @@ def num_bytes(sources: Sources, size: Size) -> int:
 
 
 def load_sources(
-    sources: Sources, *, image_size: int = 0, max_bytes: int = MAX_BYTES, broken: str = "stop"
+    sources: Sources,
+    *,
+    image_size: int = 0,
+    max_bytes: int = MAX_BYTES,
+    broken: str = "stop",
+    choose: Choose | None = None,
 ) -> Dataset:
     """Reads all images into memory, as RGB.
 
@@ -67,6 +81,7 @@ def load_sources(
         image_size: Height and width in pixels; 0 finds them, see `find_image_size`.
         max_bytes: The most memory that the images may take.
         broken: "stop" at an image that can't be read or decoded, or "skip" it and count it.
+        choose: See `mixkd_jax.data.load`; the size is found before.
 
     Raises:
         BrokenImageError: Where `broken` is "stop".
@@ -76,6 +91,10 @@ def load_sources(
     if image_size < 0:
         raise DataError(f"image_size: expected pixels, or 0 to find them, got {image_size}")
     size = (image_size, image_size) if image_size else find_image_size(sources.train, broken=broken)
+    if choose is not None:
+        train, test = choose(len(sources.train), len(sources.test))
+        chosen = Subset(sources.train, train), Subset(sources.test, test)
+        sources = Sources(sources.name, *chosen)
     needed = num_bytes(sources, size)
     if needed > max_bytes:
         raise DataError(

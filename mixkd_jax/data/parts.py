@@ -53,6 +53,13 @@ def divide(name: str, num_train: int, num_test: int, config: Data, seed: int) ->
     )
 
 
+def needed(parts: Parts) -> tuple[np.ndarray, Parts]:
+    """Returns the training images i64[M] in any part, rising, and the parts as places in these."""
+    train = np.unique(np.concatenate([parts.teacher, parts.student, parts.validation]))
+    places = (np.searchsorted(train, part) for part in parts[:3])
+    return train, Parts(*places, test=parts.test)
+
+
 def add_noise(split: Split, deviation: float, rng: np.random.Generator) -> Split:
     """Adds Gaussian noise of `deviation`, a fraction of the pixels' range, and clips to 0..255."""
     if not deviation:

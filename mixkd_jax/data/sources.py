@@ -1,7 +1,9 @@
 """Datasets by name."""
 
+import dataclasses
+
 from mixkd_jax.data.digits import load_digits
-from mixkd_jax.data.types import DataError, Dataset, Sources
+from mixkd_jax.data.types import Choose, DataError, Dataset, Sources
 
 
 def load(
@@ -11,6 +13,7 @@ def load(
     download: bool = True,
     image_size: int = 0,
     broken: str = "stop",
+    choose: Choose | None = None,
 ) -> Dataset:
     """Loads a dataset with its two splits into host memory.
 
@@ -34,6 +37,8 @@ def load(
             `mixkd_jax.data.memory.find_image_size`.
         broken: Of "folder": "stop" at an image that can't be decoded, or "skip" it; the dataset's
             `skipped` counts them.
+        choose: From the numbers of training and of test images to the rising indices of those that
+            are read of each; None reads all.
 
     Returns:
         The dataset, in the same order at every call.
@@ -46,16 +51,27 @@ def load(
         from mixkd_jax.data.folder import open_folder
         from mixkd_jax.data.memory import load_sources  # imports Pillow
 
-        return load_sources(open_folder(data_dir), image_size=image_size, broken=broken)
+        sources = open_folder(data_dir)
+        return load_sources(sources, image_size=image_size, broken=broken, choose=choose)
     if image_size:
         raise DataError(
             f"image_size: expected 0 for {name!r}, whose size is given; got {image_size}"
         )
     if name == "digits":
-        return load_digits()
+        return _chosen(load_digits(), choose)
     from mixkd_jax.data.tfds_source import load_tfds  # imports absl, and TFDS when it reads
 
-    return load_tfds(name, data_dir=data_dir, download=download)
+    return load_tfds(name, data_dir=data_dir, download=download, choose=choose)
+
+
+def _chosen(dataset: Dataset, choose: Choose | None) -> Dataset:
+    """Returns what is chosen of a dataset that is in memory anyway."""
+    if choose is None:
+        return dataset
+    train, test = choose(len(dataset.train), len(dataset.test))
+    return dataclasses.replace(
+        dataset, train=dataset.train.subset(train), test=dataset.test.subset(test)
+    )
 
 
 def open_sources(name: str, *, data_dir: str = "", download: bool = True) -> Sources:

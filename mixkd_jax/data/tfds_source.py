@@ -11,7 +11,7 @@ from typing import Any
 import absl.logging
 import numpy as np
 
-from mixkd_jax.data.types import DataError, Dataset, Item, Sources, Split
+from mixkd_jax.data.types import Choose, DataError, Dataset, Item, Sources, Split
 
 _CHUNK = 1000  # records read at once
 _REPORT_SECONDS = 5.0
@@ -20,12 +20,17 @@ _UNLABELLED_TESTS = ("imagenet2012",)  # measured on "validation", as in the lit
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def load_tfds(name: str, *, data_dir: str, download: bool) -> Dataset:
+def load_tfds(name: str, *, data_dir: str, download: bool, choose: Choose | None = None) -> Dataset:
     """Loads the "train" and "test" splits of a TFDS dataset; see `mixkd_jax.data.load`."""
     builder = _prepared(name, data_dir, download)
     image_key, label_key = _check_features(name, builder)
     splits = _find_splits(name, builder, ("test",))
-    train, test = (_read_split(name, builder, s, image_key, label_key) for s in splits)
+    sizes = [builder.info.splits[split].num_examples for split in splits]
+    chosen = choose(*sizes) if choose else [np.arange(size) for size in sizes]
+    train, test = (
+        _read_split(name, builder, split, image_key, label_key, indices)
+        for split, indices in zip(splits, chosen, strict=True)
+    )
     return Dataset(name, tuple(builder.info.features[label_key].names), train, test)
 
 
@@ -178,13 +183,15 @@ def _open_split(name: str, builder: Any, split: str, image_key: str) -> Any:
         ) from None
 
 
-def _read_split(name: str, builder: Any, split: str, image_key: str, label_key: str) -> Split:
+def _read_split(
+    name: str, builder: Any, split: str, image_key: str, label_key: str, indices: np.ndarray
+) -> Split:
     source = _open_split(name, builder, split, image_key)
-    count, shape = len(source), builder.info.features[image_key].shape
+    count, shape = len(indices), builder.info.features[image_key].shape
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
     reported = time.monotonic()
     for start in range(0, count, _CHUNK):
-        records = source.__getitems__(range(start, min(start + _CHUNK, count)))
+        records = source.__getitems__(indices[start : start + _CHUNK].tolist())
         for index, record in enumerate(records, start):
             images[index] = _decode(record[image_key], shape)
             labels[index] = record[label_key]

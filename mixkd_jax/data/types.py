@@ -1,9 +1,13 @@
 """What a data source gives: images and labels, in host memory or one by one, and what they are."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+# From the numbers of training and of test images to the indices of those that are wanted of each.
+Choose = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 class DataError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from mixkd_jax import config, data
 from mixkd_jax.config import ConfigError
-from mixkd_jax.data.parts import Parts, add_noise, divide
+from mixkd_jax.data.parts import Parts, add_noise, divide, needed
 from mixkd_jax.data.types import Source, Sources, Subset
 from mixkd_jax.training.feeds import Images, OnDevice, Streamed
 
@@ -75,14 +76,34 @@ def load_images(
     if dataset is None and _is_streamed(settings):
         return _stream(settings, seed, mesh)
     if dataset is None:
-        dataset = data.load(
-            settings.name,
-            data_dir=settings.dir,
-            download=settings.download,
-            image_size=settings.image_size if settings.name == "folder" else 0,
-            broken=settings.broken,
-        )
-    return _put(dataset, settings, seed, mesh)
+        return _put(*_read(settings, seed), settings, seed, mesh)
+    parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
+    return _put(dataset, parts, settings, seed, mesh)
+
+
+def _read(settings: config.Data, seed: int) -> tuple[data.Dataset, Parts]:
+    """Reads those images of a data set that are in any of its parts, and returns the parts."""
+    read: list[Parts] = []
+    name = settings.name if settings.name != "folder" else os.path.basename(settings.dir)
+
+    def choose(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+        train, parts = needed(divide(name, num_train, num_test, settings, seed))
+        read.append(parts)
+        return train, parts.test
+
+    # Which images are broken is known once all are read, and only the others are divided.
+    skips = settings.broken == "skip"
+    dataset = data.load(
+        settings.name,
+        data_dir=settings.dir,
+        download=settings.download,
+        image_size=settings.image_size if settings.name == "folder" else 0,
+        broken=settings.broken,
+        choose=None if skips else choose,
+    )
+    if skips:
+        read = [divide(name, len(dataset.train), len(dataset.test), settings, seed)]
+    return dataset, read[0]
 
 
 def _is_streamed(settings: config.Data) -> bool:
@@ -103,10 +124,11 @@ def _size(settings: config.Data, sources: Sources) -> tuple[int, int]:
     return memory.find_image_size(sources.train, broken=settings.broken)
 
 
-def _put(dataset: data.Dataset, settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
+def _put(
+    dataset: data.Dataset, parts: Parts, settings: config.Data, seed: int, mesh: Mesh
+) -> RunImages:
     """Copies a data set's parts to the devices."""
     _check_images(settings, dataset.name, dataset.image_shape[-1])
-    parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
 
     def noisy(split: data.Split, stream: int) -> OnDevice:
         rng = np.random.default_rng([seed, stream])
