@@ -79,6 +79,13 @@ class Training:
         '"data" standardises pixels by data.mean and data.std, the others as the pipeline of that '
         "name did for this model: the paper's or Keras', torchvision's or timm's for a _torch one",
     )
+    image_size: int = fields.integer(
+        0,
+        "pixels of both sides of what this model sees: images are resized to it after they are "
+        "mixed (bilinear); 0 is data.image_size",
+        0,
+        16384,
+    )
     weights: str = fields.field(
         "",
         "all weights to start from (docs/weights.md): a path or hf://owner/repository/file; then "

@@ -86,6 +86,11 @@ def center_crop(image: Image.Image, size: Size, resize: Size) -> np.ndarray:
     return _crop_resized(image, size, resize, (room[0] // 2, room[1] // 2))
 
 
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 1] of RGB pixels [H, W, 3]; those of a grey image stay as they are."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
 def random_crop(
     image: Image.Image, size: Size, resize: Size, rng: np.random.Generator
 ) -> np.ndarray:

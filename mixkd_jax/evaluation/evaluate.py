@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixkd_jax import vicinal
-from mixkd_jax.evaluation.predict import Predict
+from mixkd_jax import calibration, vicinal
+from mixkd_jax.evaluation.predict import Predict, predict_all
 from mixkd_jax.evaluation.scores import Bins, score
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training.feeds import Images
@@ -23,10 +23,13 @@ class Evaluation:
       metrics: those of `scores.score`, and nonlinearity: L_NL in nats, over one pair per example
         with λ ~ U(0, 1).
       bins: count, confidence and correct of each confidence bin, as sums.
+      calibrated: the "temperature" that minimises the NLL of held-out images, and the scores after
+        dividing logits by it; None without such images.
     """
 
     metrics: dict[str, float]
     bins: Bins
+    calibrated: dict[str, float] | None = None
 
 
 def evaluate(
@@ -37,6 +40,7 @@ def evaluate(
     num_bins: int,
     key: jax.Array,
     teacher_logits: np.ndarray | None = None,
+    held_out: Images | None = None,
 ) -> Evaluation:
     """Evaluates a model on a whole split, every example once.
 
@@ -48,6 +52,7 @@ def evaluate(
       key: chooses the pairs, and each pair's λ, for the nonlinearity.
       teacher_logits: f32[N, C] of a teacher; with them "agreement" is measured too, the share of
         images for which both predict the same class.
+      held_out: images that weren't learned from, to fit a temperature on.
     """
     every = np.arange(len(images), dtype=np.int32)
     partner_key, lam_key = jax.random.split(key)
@@ -59,7 +64,16 @@ def evaluate(
     metrics["nonlinearity"] = float(_nonlinearity(own, partners, between, lam))
     if teacher_logits is not None:
         metrics["agreement"] = float(np.mean(own.argmax(-1) == teacher_logits.argmax(-1)))
-    return Evaluation(metrics, bins)
+    calibrated = None
+    if held_out is not None:
+        labels = held_out.labels(np.arange(len(held_out)))
+        temperature = _fit_temperature(predict_all(predict, variables, held_out), labels)
+        scaled, _ = score(own / temperature, images.labels(every), num_bins=num_bins)
+        calibrated = {"temperature": float(temperature), **scaled}
+    return Evaluation(metrics, bins, calibrated)
+
+
+_fit_temperature = jax.jit(calibration.fit_temperature)
 
 
 @jax.jit

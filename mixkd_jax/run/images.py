@@ -28,6 +28,8 @@ class RunImages:
       student: what the students learn from.
       validation: held-out training images; None if there are none.
       test: what results are measured on.
+      resize: height and width that a test image of any size is resized to cover before its middle
+        is taken, so that a file is measured as a model sees it elsewhere.
       skipped: broken images that were left out; streams find theirs while training.
     """
 
@@ -37,6 +39,7 @@ class RunImages:
     student: Images
     validation: Images | None
     test: Images
+    resize: tuple[int, int]
     skipped: int = 0
 
     @property
@@ -53,6 +56,7 @@ class RunImages:
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "image_shape": list(self.test.image_shape),
+            "resize": list(self.resize),
             **sizes,
             "skipped": self.skipped,
         }
@@ -142,6 +146,7 @@ def _put(
         student=noisy(train.subset(parts.student), 1),
         validation=noisy(train.subset(parts.validation), 2) if len(parts.validation) else None,
         test=noisy(test.subset(parts.test), 3),
+        resize=dataset.image_shape[:2],
         skipped=dataset.skipped,
     )
 
@@ -183,7 +188,8 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
         teacher=streamed(sources.train, parts.teacher),
         student=streamed(sources.train, parts.student),
         validation=streamed(sources.train, parts.validation) if len(parts.validation) else None,
-        test=streamed(sources.test, parts.test),
+        test=(test := streamed(sources.test, parts.test)),
+        resize=test.training.resized,
     )
 
 

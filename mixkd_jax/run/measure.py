@@ -64,6 +64,7 @@ class Measures:
             num_bins=self._settings.evaluation.num_bins,
             key=stream(jax.random.key(self._settings.seed), "evaluation pairs"),
             teacher_logits=self._teacher_logits[part] if beside else None,
+            held_out=self._images.validation if part == "test" else None,
         )
 
     def keep_teacher_logits(self, teacher: Teacher) -> None:

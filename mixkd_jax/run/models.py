@@ -13,6 +13,9 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.models.network import Network, Variables
 
 
+GIVEN = "given"  # a teacher's model that isn't by name: `experiment.run(..., teacher=...)`
+
+
 def check_model(name: str, training: config.Training) -> None:
     """Raises ConfigError for what is wrong with a model whatever the data are."""
     try:
@@ -47,23 +50,33 @@ def check_model(name: str, training: config.Training) -> None:
         )
 
 
-def _module(training: config.Training, *, num_classes: int, **options: Any) -> nn.Module:
-    if training.head:
-        options["head"] = training.head
-    return models.create_model(
-        training.model, num_classes=num_classes, dtype=training.dtype, **options
-    )
+def create_module(
+    model: str, head: str, dtype: str, *, num_classes: int, **options: Any
+) -> nn.Module:
+    """Returns a model by its fields of the config; `options` are those of `models.create_model`."""
+    if head:
+        options["head"] = head
+    return models.create_model(model, num_classes=num_classes, dtype=dtype, **options)
+
+
+def pixels(
+    settings: config.Data, training: config.Training
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the deviation, on the scale of [0, 1], that a model sees pixels by."""
+    if training.pixels == "data":
+        return settings.mean, settings.std
+    return models.pixel_statistics(training.model, pipeline=training.pixels)
 
 
 def create_network(
     settings: config.Data, training: config.Training, num_classes: int, **options: Any
 ) -> Network:
     """Returns a model and its preprocessing; `options` are those of `models.create_model`."""
-    mean, std = settings.mean, settings.std
-    if training.pixels != "data":
-        mean, std = models.pixel_statistics(training.model, pipeline=training.pixels)
-    module = _module(training, num_classes=num_classes, **options)
-    return Network(module, mean, std, settings.image_size)
+    module = create_module(
+        training.model, training.head, training.dtype, num_classes=num_classes, **options
+    )
+    size = training.image_size or settings.image_size
+    return Network(module, *pixels(settings, training), size)
 
 
 def check_fits(

@@ -102,7 +102,7 @@ class Checkpoints:
             stored = _kinds(stored.tree if hasattr(stored, "tree") else stored)
         except Exception as error:  # orbax and tensorstore raise all kinds
             raise _Damaged(f"its description can't be read ({_first_line(error)})") from None
-        self._check(step, _kinds(wanted), stored)
+        _check(self._folder / str(step), _kinds(wanted), stored)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
         try:
             restored = self._manager.restore(
@@ -131,19 +131,6 @@ class Checkpoints:
         self._manager.reload()
         return aside
 
-    def _check(self, step: int, wanted: dict[str, str], stored: dict[str, str]) -> None:
-        wrong = [f"{name} is not in it" for name in wanted if name not in stored]
-        wrong += [f"{name} is not in the model" for name in stored if name not in wanted]
-        wrong += [
-            f"{name} is {stored[name]}, expected {wanted[name]}"
-            for name in wanted
-            if name in stored and stored[name] != wanted[name]
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"checkpoint {self._folder / str(step)} doesn't fit: {'; '.join(wrong)}"
-            )
-
     def __enter__(self) -> Checkpoints:
         """Returns itself."""
         return self
@@ -152,6 +139,60 @@ class Checkpoints:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _check(checkpoint: epath.Path, wanted: dict[str, str], stored: dict[str, str]) -> None:
+    wrong = [f"{name} is not in it" for name in wanted if name not in stored]
+    wrong += [f"{name} is not in the model" for name in stored if name not in wanted]
+    wrong += [
+        f"{name} is {stored[name]}, expected {wanted[name]}"
+        for name in wanted
+        if name in stored and stored[name] != wanted[name]
+    ]
+    if wrong:
+        raise CheckpointError(f"checkpoint {checkpoint} doesn't fit: {'; '.join(wrong)}")
+
+
+def read_variables(folder: str | epath.Path, like: Any) -> tuple[int, dict[str, Any]]:
+    """Returns the step and the variables of the newest checkpoint in a folder; writes nothing.
+
+    What the optimizer keeps isn't read.
+
+    Args:
+      folder: of one model.
+      like: arrays or their shapes, as `TrainState.variables` has them.
+
+    Raises:
+      CheckpointError: if there is none, it is damaged, or a name, shape or dtype differs.
+    """
+    folder = epath.Path(folder)
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+    if not steps:
+        raise CheckpointError(f"expected a checkpoint in {folder}, found none")
+    path = folder / str(max(steps))
+    wanted = {"batch_stats": {}, **serialization.to_state_dict(like)}
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree: Any = handler.metadata(path / "state")
+        tree = getattr(tree, "tree", tree)
+        _check(path, _kinds(wanted), _kinds({name: tree.get(name, {}) for name in wanted}))
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        item = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
+        places = ocp.checkpoint_utils.construct_restore_args(item)
+        args = ocp.args.PyTreeRestore(item, places, partial_restore=True)  # pyright: ignore[reportCallIssue]
+        restored: Any = handler.restore(path / "state", args=args)
+        saved: Any = ocp.JsonCheckpointHandler().restore(path / "fingerprints")
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise all kinds
+        raise CheckpointError(f"checkpoint {path} can't be read: {_first_line(error)}") from None
+    wrong = [name for name, found in fingerprints(restored).items() if saved.get(name) != found]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {len(wrong)} arrays are not what was saved, {wrong[0]} "
+            "among them"
+        )
+    return max(steps), {name: restored[name] for name in wanted if restored[name]}
 
 
 def _kinds(tree: Any) -> dict[str, str]:
