@@ -7,17 +7,19 @@ FOLDER has <class>/*.jpg (or .jpeg, .png), or train/<class>/*.jpg and test/<clas
 size. The number of classes, the image size and the splits are found; docs/data.md says how. Images
 that don't fit into memory are streamed. Both models are trained from scratch; to start from
 ImageNet, name a file (docs/weights.md):
---config.teacher.backbone_weights=FILE --config.teacher.pixels=keras
+--config.teacher.backbone_weights=FILE --config.teacher.pixels=keras for a file of Keras, and for one of
+PyTorch a model such as teacher=resnet50_torch, whose pixels are as set here.
 """
 
 from ml_collections import ConfigDict
 
 from mixkd_jax import objectives
 from mixkd_jax.config import arguments, get_defaults
-from mixkd_jax.configs import cifar, paper
+from mixkd_jax.configs import cifar
+from mixkd_jax.models import imagenet
 
 # The larger ones need images of at least 32 pixels.
-MODELS = (*cifar.MODELS, *paper.STUDENTS, *paper.TEACHERS)
+MODELS = (*cifar.MODELS, *imagenet.NAMES)
 CHOICES = {
     **arguments.ARMS,
     "teacher": MODELS,

@@ -17,9 +17,13 @@ from ml_collections import ConfigDict
 
 from mixkd_jax import objectives
 from mixkd_jax.config import arguments, get_defaults
-from mixkd_jax.configs import paper
+from mixkd_jax.models import imagenet
 
-CHOICES = {"teacher": paper.TEACHERS, "student": paper.STUDENTS, "loss": objectives.preset_names()}
+CHOICES = {
+    "teacher": imagenet.NAMES,
+    "student": imagenet.NAMES,
+    "loss": objectives.preset_names(),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -40,7 +44,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.teacher.model = given.get("teacher", "convnext_tiny")
     config.teacher.head = "imagenet"
-    config.teacher.pixels = "keras"
+    config.teacher.pixels = "torchvision" if config.teacher.model.endswith("_torch") else "keras"
     config.teacher.duration = "0 epochs"
     config.student.model = given.get("student", "resnet50")
     config.student.head = "imagenet"

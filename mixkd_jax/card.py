@@ -57,7 +57,11 @@ def _metadata(about: dict[str, Any], name: str) -> str:
     for metric, title in _TITLES.items():
         value = (about["metrics"] or {}).get(metric)
         if value is not None:
-            lines += [f"    - type: {metric}", f"      value: {value}", f"      name: {text(title)}"]
+            lines += [
+                f"    - type: {metric}",
+                f"      value: {value}",
+                f"      name: {text(title)}",
+            ]
     return "\n".join([*lines, "---"])
 
 
@@ -100,14 +104,19 @@ def _measured(about: dict[str, Any]) -> str:
     if not before:
         return "## Measured\n\nIts run hasn't measured it."
     lines = ["## Measured", "", f"On the {about['data']['test']} test images of its run:", ""]
-    heading = "after temperature scaling" if after else "after temperature scaling (no held-out images)"
+    heading = (
+        "after temperature scaling" if after else "after temperature scaling (no held-out images)"
+    )
     lines += [f"| metric | as it is | {heading} |", "|---|---|---|"]
     for metric, title in _TITLES.items():
         scaled = f"{after[metric]:.4f}" if metric in after else "-"
         lines.append(f"| {title} | {before[metric]:.4f} | {scaled} |")
     if after:
-        lines += ["", f"The temperature, {after['temperature']:.4f}, was fitted on "
-                  f"{about['data']['validation']} images that nothing was learned from."]
+        lines += [
+            "",
+            f"The temperature, {after['temperature']:.4f}, was fitted on "
+            f"{about['data']['validation']} images that nothing was learned from.",
+        ]
     return "\n".join(lines)
 
 

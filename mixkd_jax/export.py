@@ -1,10 +1,10 @@
 """A trained model as files that others can use, without this package or with it.
 
-    model.safetensors   its weights
-    config.json         what it is: architecture, preprocessing, classes, temperature, metrics
-    model.stablehlo     from pixels to probabilities, for `jax.export.deserialize`
-    model.onnx          the same for ONNX Runtime, with the extra `onnx`
-    README.md           a model card, as the Hugging Face Hub reads it
+model.safetensors   its weights
+config.json         what it is: architecture, preprocessing, classes, temperature, metrics
+model.stablehlo     from pixels to probabilities, for `jax.export.deserialize`
+model.onnx          the same for ONNX Runtime, with the extra `onnx`
+README.md           a model card, as the Hugging Face Hub reads it
 """
 
 from __future__ import annotations

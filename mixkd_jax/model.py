@@ -199,9 +199,7 @@ class Model:
             pixels = decoding.center_crop(decoded, (height, width), resize)
             grey = decoding.grey(pixels) if channels == 1 else pixels
         except OSError as error:
-            raise ModelError(
-                f"{where}: can't be read: {error.strerror or error}"
-            ) from None
+            raise ModelError(f"{where}: can't be read: {error.strerror or error}") from None
         except Exception as error:  # Pillow raises many types for what it cannot decode
             raise ModelError(f"{where}: cannot decode the image: {error}") from None
         return grey

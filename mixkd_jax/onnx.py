@@ -208,7 +208,9 @@ class _Graph:
 
     def _expanded(self, x: _Value, shape: Sequence[Any]) -> str:
         own = x.shape
-        if any(not isinstance(d, int) and isinstance(n, int) for d, n in zip(shape, own, strict=True)):
+        if any(
+            not isinstance(d, int) and isinstance(n, int) for d, n in zip(shape, own, strict=True)
+        ):
             first = np.zeros(1, np.int64)
             sizes = self.node("Shape", [_Tensor(INPUT, ())])
             batch = _Tensor(self.node("Gather", [_Tensor(sizes, ()), first]), ())

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixkd_jax import representation
-from mixkd_jax.evaluation import between, calibrate, corruptions
+from mixkd_jax.evaluation import between, calibrate, corruptions, examples
 from mixkd_jax.evaluation.pairs import Pairs, draw_pairs
 from mixkd_jax.evaluation.predict import Predict, Predictions, predict_all
 from mixkd_jax.models.network import Variables
@@ -120,7 +120,7 @@ def predict_probe(predict: Predict, variables: Variables, probe: Probe) -> Probe
 def analyse(
     probe: Probe, model: ProbePredictions, teacher: ProbePredictions | None = None
 ) -> dict[str, Any]:
-    """Returns what is to be known of a model: "splits" by name, "calibration", "corruption".
+    """Returns what is known of a model: "splits" by name, "calibration", "corruption", "examples".
 
     Args:
       probe: what was predicted.
@@ -148,6 +148,12 @@ def analyse(
             rng=np.random.default_rng([probe.seed, 100]),
         ),
         "corruption": corruption,
+        "examples": examples.examples(
+            probe.splits["test"],
+            probe.pairs["test"],
+            model.splits["test"][:2],
+            None if teacher is None else teacher.splits["test"][:2],
+        ),
     }
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mixkd_jax import calibration, config
@@ -23,7 +22,7 @@ from mixkd_jax.models.network import Network, Teacher, Variables
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.training import sharding
 from mixkd_jax.training.clock import Clock
-from mixkd_jax.training.feeds import Images, OnDevice
+from mixkd_jax.training.feeds import Images, OnDevice, fetch
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.randomness import stream
 
@@ -176,9 +175,7 @@ class Measures:
         if not number:
             return None
         indices = np.arange(number)
-        taken = test.take(np.pad(indices, (0, -number % self._mesh.size)))
-        images = np.asarray(multihost_utils.process_allgather(taken, tiled=True))[:number]
-        split = Split(images, test.labels(indices))
+        split = Split(fetch(test, indices), test.labels(indices))
         return OnDevice.put(corruptions.corrupt_all(split, self._settings.seed), self._mesh)
 
 

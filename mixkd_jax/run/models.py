@@ -12,7 +12,6 @@ from mixkd_jax import config, models
 from mixkd_jax.config import ConfigError
 from mixkd_jax.models.network import Network, Variables
 
-
 GIVEN = "given"  # a teacher's model that isn't by name: `experiment.run(..., teacher=...)`
 
 

@@ -218,7 +218,7 @@ def _read_safetensors(path: epath.Path, shapes: Any) -> dict[str, Any]:
     """Reads an exported model's weights; raises WeightsError naming each that doesn't fit."""
     import safetensors
 
-    from mixkd_jax.weights.fit import Stored, Target, read_all
+    from mixkd_jax.weights.assign import Stored, Target, read_all
 
     wanted = flax.traverse_util.flatten_dict(shapes)
     targets = [
@@ -237,14 +237,18 @@ def _read_safetensors(path: epath.Path, shapes: Any) -> dict[str, Any]:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path}: no whole safetensors file, truncated or damaged: {error}") from None
+        raise WeightsError(
+            f"{path}: no whole safetensors file, truncated or damaged: {error}"
+        ) from None
 
 
 def _download(path: str) -> epath.Path:
     """Fetches an exported model from the Hub, which keeps it: the next call needs no network."""
     repository, _, revision = path.removeprefix(_HUB).partition("@")
     if repository.count("/") != 1:
-        raise ModelError(f"{path}: expected hf://owner/repository or hf://owner/repository@revision")
+        raise ModelError(
+            f"{path}: expected hf://owner/repository or hf://owner/repository@revision"
+        )
     try:
         import huggingface_hub
     except ImportError as error:

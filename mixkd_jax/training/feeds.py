@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,6 +25,11 @@ from mixkd_jax.training import sharding
 
 class Images(Protocol):
     """A labelled split."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that share a batch."""
+        ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -61,6 +67,13 @@ class Images(Protocol):
     def take(self, indices: np.ndarray) -> jax.Array:
         """Returns the images u8[B, H, W, C] at `indices` [B], split over the devices."""
         ...
+
+
+def fetch(images: Images, indices: np.ndarray) -> np.ndarray:
+    """Returns the images u8[M, H, W, C] at `indices` [M] in the memory of every host."""
+    padded = np.pad(indices, (0, -len(indices) % images.mesh.size))
+    taken = multihost_utils.process_allgather(images.take(padded), tiled=True)
+    return np.asarray(taken)[: len(indices)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

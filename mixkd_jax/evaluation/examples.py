@@ -1,0 +1,110 @@
+"""A few mixed test images with a model's largest probabilities, chosen by rule and not by hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from mixkd_jax.evaluation import between
+from mixkd_jax.evaluation.pairs import Pairs
+from mixkd_jax.evaluation.predict import Predictions
+from mixkd_jax.training.feeds import Images, fetch
+
+_TOP = 5  # classes that are told of an example
+_MIXED = (0.3, 0.7)  # λ of the examples: inputs in which both images can be seen
+_RANDOM = 2
+
+
+def examples(
+    images: Images,
+    pairs: Pairs,
+    model: tuple[Predictions, Predictions],
+    teacher: tuple[Predictions, Predictions] | None,
+) -> list[dict[str, Any]]:
+    """Returns the examples of a model, as `analysis.json` holds them.
+
+    All models of a run have the pairs that are the most and the least linear for their teacher, and
+    two at random; a student also the one on which it is farthest from the teacher.
+
+    Args:
+      images: the split.
+      pairs: of it.
+      model: predictions for `pairs.images` and for the n mixtures.
+      teacher: those of its teacher; None for a teacher itself.
+
+    Returns:
+      "rule", why it was chosen; "pair", its number; "lam"; "labels" of both images; "classes" and
+      "probabilities", the five largest, falling; and "image", the mixed image as PNG in base64, of
+      those that the teacher doesn't have already.
+    """
+    first = model if teacher is None else teacher
+    shown = _rules(pairs, first)
+    own = shown if teacher is None else {}
+    if teacher is not None and shown:
+        farthest = _farthest(pairs, model[1], teacher[1])
+        own = {} if farthest in shown else {farthest: "farthest from the teacher"}
+    pictures = _pictures(images, pairs, list(own))
+    probs = special.softmax(model[1].logits, -1)
+    return [
+        _example(pairs, probs[k], k, rule, pictures.get(k)) for k, rule in (shown | own).items()
+    ]
+
+
+def _candidates(pairs: Pairs) -> np.ndarray:
+    """The pairs of two classes that are well mixed, as indices."""
+    low, high = _MIXED
+    return np.flatnonzero(~pairs.same & (pairs.lam > low) & (pairs.lam < high))
+
+
+def _rules(pairs: Pairs, predictions: tuple[Predictions, Predictions]) -> dict[int, str]:
+    known = _candidates(pairs)
+    if not len(known):
+        return {}
+    nonlinearity = between.measure(*predictions, pairs)["nonlinearity"][known]
+    chosen = {int(k): "at random" for k in known[:_RANDOM]}
+    chosen[int(known[nonlinearity.argmin()])] = "most linear for the teacher"
+    chosen[int(known[nonlinearity.argmax()])] = "least linear for the teacher"
+    return chosen
+
+
+def _farthest(pairs: Pairs, model: Predictions, teacher: Predictions) -> int:
+    known = _candidates(pairs)
+    divergence = between.compare(teacher.logits[known], model.logits[known])["kl_teacher"]
+    return int(known[np.asarray(divergence).argmax()])
+
+
+def _example(
+    pairs: Pairs, probs: np.ndarray, k: int, rule: str, picture: str | None
+) -> dict[str, Any]:
+    top = np.argsort(-probs, kind="stable")[:_TOP]
+    found = {
+        "rule": rule,
+        "pair": k,
+        "lam": round(float(pairs.lam[k]), 4),
+        "labels": [int(pairs.labels[pairs.i[k]]), int(pairs.labels[pairs.j[k]])],
+        "classes": top.tolist(),
+        "probabilities": [round(float(p), 4) for p in probs[top]],
+    }
+    return found if picture is None else {**found, "image": picture}
+
+
+def _pictures(images: Images, pairs: Pairs, chosen: list[int]) -> dict[int, str]:
+    """Returns the mixed images as PNG files in base64."""
+    if not chosen:
+        return {}
+    i, j = (fetch(images, pairs.images[side[chosen]]) for side in (pairs.i, pairs.j))
+    lam = pairs.lam[chosen][:, None, None, None]
+    mixed = np.rint(lam * i + (1 - lam) * j).astype(np.uint8)
+    return {k: _png(image) for k, image in zip(chosen, mixed, strict=True)}
+
+
+def _png(image: np.ndarray) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
