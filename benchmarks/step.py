@@ -2,11 +2,12 @@ r"""Time of the whole distillation step against its networks' own compute.
 
     python benchmarks/step.py --out=step.json
 
-A is the step that training runs: gather, crop, flip and mix a batch, ask the teacher, the loss,
-the student's gradient, the optimizer and the metrics. B is the teacher's forward pass and the
-student's forward and backward pass on a batch that is ready. Both are compiled, and timed in turn
-in one process; the ratio is the median of A over B, pair by pair. The paper's setting, on a GPU
-(with --peak-tflops of its kind, the share of that peak is told too):
+A is the step that training runs, in its three programs: gather, crop, flip and mix a batch; query
+the teacher; the loss, the student's gradient, the optimizer and the metrics. B is the teacher's
+forward pass and the student's forward and backward pass on a batch that is ready, in one program.
+All are compiled, and timed in turn in one process; the ratio is the median of A over B, pair by
+pair. The paper's setting, on a GPU (with --peak-tflops of its kind, the share of that peak is told
+too):
 
     python benchmarks/step.py --teacher=convnext_large --student=resnet50 --image-size=224 \
         --batch-size=200 --num-examples=2000 --dtype=bfloat16 --peak-tflops=989
@@ -24,53 +25,39 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mixkd_jax import config, losses, models
+from mixkd_jax.config import arms
 from mixkd_jax.data import Split
-from mixkd_jax.data.device import Augmentation
-from mixkd_jax.models.network import Network
-from mixkd_jax.training import objectives, sharding
-from mixkd_jax.training.dispatch import compile_trainer, feeds
+from mixkd_jax.folder import Folder
+from mixkd_jax.models.network import Network, Teacher
+from mixkd_jax.run.images import RunImages
+from mixkd_jax.run.plan import Plan
+from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import OnDevice
-from mixkd_jax.training.step import Recipe
-
-LOSS = config.Loss(
-    name="kl",
-    temperature="2",
-    kd_weight=1.0,
-    ce_weight=0.0,
-    ddof=0,
-    target_weight=1.0,
-    nontarget_weight=8.0,
-    confidence_weight=1.0,
-    confidence_temperature=1.0,
-    inter_weight=1.0,
-    intra_weight=1.0,
-)
+from mixkd_jax.training.fit import Fit
+from mixkd_jax.training.programs import Programs
+from mixkd_jax.training.randomness import stream
 
 
 def main() -> None:
     """Times both, prints the table, and writes JSON if asked to."""
     options = parse()
-    teacher, recipe, split = setting(options)
-    key = jax.device_put(jax.random.key(0), sharding.replicated(recipe.mesh))
-    image_shape = split.image_shape
-    teacher_variables = jax.jit(functools.partial(teacher.init, image_shape=image_shape))(key)
-    step = fused(recipe, split, teacher_variables, key)
-    bare, xla_flops = networks(teacher, recipe, teacher_variables, image_shape, key)
-    flops = 2 * (
-        multiply_adds(teacher, image_shape) + 3 * multiply_adds(recipe.student, image_shape)
-    )
+    teacher, fit = setting(options)
+    step = whole(teacher, fit)
+    bare, xla_flops = networks(teacher, fit)
+    student, shape = fit.recipe.network, fit.images.image_shape
+    flops = 2 * (multiply_adds(teacher.network, shape) + 3 * multiply_adds(student, shape))
     rows = alternate(step, bare, options.repeats)
     found = summary(rows, flops, xla_flops / options.batch_size, options)
     print(
-        f"fused step        {found['step_ms']:9.1f} ms  "
+        f"whole step        {found['step_ms']:9.1f} ms  "
         f"{found['images_per_second']:9.0f} images/s\n"
         f"networks alone    {found['networks_ms']:9.1f} ms\n"
         f"ratio             {found['ratio']:9.3f}     (quartiles {found['ratio_quartiles'][0]:.3f}"
@@ -102,65 +89,67 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def setting(options: argparse.Namespace) -> tuple[Network, Recipe, OnDevice]:
-    """Returns the arm mixkd, as configs/cifar.py sets it, and random images on one device."""
+def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
+    """Returns a teacher at random and the arm mixkd, trained as configs/cifar.py has it."""
+    values: Any = config.get_defaults()
+    values.data.mean, values.data.std = (0.5,), (0.25,)
+    values.data.crop_padding, values.data.flip = 4, True
+    for training, model in ((values.teacher, options.teacher), (values.student, options.student)):
+        training.model, training.dtype = model, options.dtype
+        training.batch_size = options.batch_size
+    settings = config.parse(values)
     mesh = sharding.data_mesh(jax.devices()[:1])
-    create = functools.partial(
-        models.create_model, num_classes=options.num_classes, dtype=options.dtype
-    )
-    pixels = ((0.5,) * 3, (0.25,) * 3)
-    teacher = Network(create(options.teacher), *pixels)
-    recipe = Recipe(
-        student=Network(create(options.student), *pixels),
-        teacher=teacher,
-        objective=objectives.create_objective(LOSS),
-        optimizer=optax.sgd(0.05, momentum=0.9, nesterov=True),
-        mixing=config.Mixup(alpha=1.0, partial=1.0, per_example=True),
-        augmentation=Augmentation(crop_padding=4, flip=True),
-        batch_size=options.batch_size,
-        num_classes=options.num_classes,
-        mesh=mesh,
-    )
     rng = np.random.default_rng(0)
     shape = (options.num_examples, options.image_size, options.image_size, 3)
-    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
-    return teacher, recipe, OnDevice.put(Split(images, labels), mesh)
+    images = OnDevice.put(Split(pixels, labels), mesh)
+    names = tuple(map(str, range(options.num_classes)))
+    of_run = RunImages("random", names, images, images, None, images)
+    plan = Plan(settings, {}, Folder.at("unused"), of_run, mesh)
+    network = plan.teacher().recipe.network
+    variables = jax.jit(functools.partial(network.init, image_shape=images.image_shape))
+    fit = plan.of_arm(plan.student(), arms.parse("mixkd", settings), 0, 1.0)
+    return Teacher(network, variables(jax.random.key(0))), fit
 
 
-def fused(recipe: Recipe, split: OnDevice, teacher_variables, key):
+def whole(teacher: Teacher, fit: Fit) -> Callable[[], None]:
     """Returns a function that takes one training step and waits for it."""
-    trainer = compile_trainer(recipe, split, teacher_variables, steps_per_dispatch=1)
-    feed = feeds(recipe, split, key)(0).feed
-    state = trainer.init(key)
+    programs = Programs()
+    draw, query = programs.draw(fit), programs.query(teacher.network, fit)
+    update, state = programs.update(fit), programs.init(fit)(fit.key)
+    feed = fit.images.feeds(stream(fit.key, "order"), fit.batching.batch_size, pairs=True)(0)
+    numbers = {name: jnp.float32(value) for name, value in fit.numbers.items()}
 
-    def step():
+    def step() -> None:
         nonlocal state
-        state = jax.block_until_ready(trainer.advance(state, feed, key, 1))
+        batch = draw(feed, fit.key, np.int32(0), fit.mixing)
+        logits = query(teacher.variables, batch.images)
+        state = jax.block_until_ready(update(state, batch, logits, fit.key, numbers))
 
     return step
 
 
-def networks(teacher: Network, recipe: Recipe, teacher_variables, image_shape, key):
+def networks(teacher: Teacher, fit: Fit) -> tuple[Callable[[], Any], float]:
     """Returns a function that runs the two networks on a ready batch, and XLA's count of FLOPs."""
-    variables = jax.jit(functools.partial(recipe.student.init, image_shape=image_shape))(key)
-    images = jax.random.uniform(key, (recipe.batch_size, *image_shape), maxval=255.0)
+    student, shape = fit.recipe.network, fit.images.image_shape
+    variables = jax.jit(functools.partial(student.init, image_shape=shape))(fit.key)
+    images = jax.random.uniform(fit.key, (fit.batching.batch_size, *shape), maxval=255.0)
 
     @jax.jit
     def compute(variables, teacher_variables, images):
-        answer = teacher.logits(teacher_variables, images)
+        teacher_logits = teacher.network.logits(teacher_variables, images)
 
         def loss(params):
-            logits, stats = recipe.student.train_logits(
-                {**variables, "params": params}, images, key
-            )
-            return jnp.mean(losses.distillation_kl(logits, answer)), stats
+            own = {**variables, "params": params}
+            logits, stats = student.train_logits(own, images, fit.key)
+            return jnp.mean(losses.distillation_kl(logits, teacher_logits)), stats
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
-    compiled = compute.lower(variables, teacher_variables, images).compile()
+    compiled = compute.lower(variables, teacher.variables, images).compile()
     costs: Any = compiled.cost_analysis()
-    call = functools.partial(compiled, variables, teacher_variables, images)
+    call = functools.partial(compiled, variables, teacher.variables, images)
     return lambda: jax.block_until_ready(call()), costs["flops"]
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from PIL import Image
 
 from mixkd_jax import config, data, experiment, models, objectives
@@ -220,7 +221,7 @@ def bits(tree):
 
 def lines(folder):
     """The lines of metrics.jsonl, without the time of day."""
-    text = (pathlib.Path(folder) / "metrics.jsonl").read_text()
+    text = (epath.Path(folder) / "metrics.jsonl").read_text()
     found = [json.loads(line) for line in text.splitlines()]
     assert all(line.pop("time") > 1e9 for line in found)
     return found

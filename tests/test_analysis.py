@@ -1,11 +1,11 @@
-"""The analysis of a job, from its checkpoints."""
+"""The analysis of a run, from its checkpoints."""
 
 import json
 
 import pytest
 
-from configs import digits
 from mixkd_jax import experiment
+from mixkd_jax.configs import digits
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from configs import arguments, cifar, digits, folder, imagenet, paper
 from mixkd_jax import config, objectives
-from mixkd_jax.config import arms
+from mixkd_jax.config import arguments, arms
+from mixkd_jax.configs import cifar, digits, folder, imagenet, paper
 from mixkd_jax.run.models import check_model
 from mixkd_jax.training.schedules import create_schedule
 

@@ -1,4 +1,4 @@
-"""Two processes with a CPU device each, that train one job in one folder."""
+"""Two processes with a CPU device each, that train one run in one folder."""
 
 import json
 import os
@@ -13,32 +13,40 @@ import pytest
 import small
 
 DRIVER = """
-import json, pathlib, sys
+import argparse, json, pathlib, sys
 
 import jax
 
 port, process, folder = sys.argv[1:]
 
 import small
-from mixkd_jax import cli, experiment
+from mixkd_jax import experiment
+from mixkd_jax.cli import messages, processes
 from mixkd_jax.training import sharding
 from mixkd_jax.training.preemption import StopRequest
 
 
-def main(_):
+def main(options):
     if port != "alone":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        cli.join_processes(folder)
+        processes.join(options)
     assert jax.device_count() == 2
     if port != "alone":
         assert sharding.union({"both", "ab" * int(process)}) == {"both", "", "ab"}
-    found = experiment.run(
-        small.values(), folder, dataset=small.dataset(), stop=StopRequest(), command=process
-    )
+    with small.linear_models():
+        found = experiment.run(
+            small.values(teacher__model="linear", arms=("ce", "mixkd", "kd")),
+            folder, dataset=small.dataset(), stop=StopRequest(), command=process,
+        )
     pathlib.Path(folder + process + ".json").write_text(json.dumps(found))
 
 
-cli.without_traceback(main)([])
+options = argparse.Namespace(
+    workdir=folder, mode="train", distributed=port != "alone",
+    coordinator=None, num_processes=None, process_id=None,
+)
+with messages.told(options):
+    main(options)
 """
 
 
@@ -67,7 +75,7 @@ def _start(driver, port, process, folder):
 
 
 def _pair(driver, folder):
-    """Starts the two processes of a job."""
+    """Starts the two processes of a run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +95,7 @@ def _ended(processes, status):
 
 @pytest.fixture(scope="module")
 def together(driver, tmp_path_factory):
-    """The folder of a job of two processes, of which SIGTERM to one stopped both, once."""
+    """The folder of a run of two processes, of which SIGTERM to one stopped both, once."""
     folder = tmp_path_factory.mktemp("together") / "a"
     processes = _pair(driver, folder)
     while not (folder / "metrics.jsonl").exists() and processes[1].poll() is None:
@@ -100,7 +108,7 @@ def together(driver, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(driver, tmp_path_factory):
-    """The folder of the same job of one process with as many devices."""
+    """The folder of the same run of one process with as many devices."""
     folder = tmp_path_factory.mktemp("alone") / "a"
     _ended([_start(driver, "alone", 0, folder)], 0)
     return folder
@@ -110,17 +118,13 @@ def _json(path):
     return json.loads(path.read_text())
 
 
-def _lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 pytestmark = pytest.mark.slow
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step(together):
-    zero, one = (re.findall("^error: .*$", said, re.MULTILINE) for said in together[1])
+    zero, one = (re.findall("^stopped and saved: .*;", said, re.MULTILINE) for said in together[1])
     assert zero == one and len(zero) == 1
-    assert re.search(r"stopped at step \d+ of 1\d and saved", zero[0])
+    assert re.search(r" at step \d+ of 1\d;$", zero[0])
 
 
 def test_many_processes_find_what_one_finds(together, alone):
@@ -130,9 +134,14 @@ def test_many_processes_find_what_one_finds(together, alone):
     for arm, metrics in one["arms"].items():
         for name, row in metrics.items():
             assert many["arms"][arm][name]["values"] == pytest.approx(row["values"], rel=1e-3)
-    for got, want in zip(_lines(folder), _lines(alone), strict=True):
+    many, one = (sorted(small.lines(f), key=_model_and_step) for f in (folder, alone))
+    for got, want in zip(many, one, strict=True):
         assert got.pop("run") == want.pop("run")
         assert got == pytest.approx(want, rel=1e-3)
+
+
+def _model_and_step(line):
+    return line["run"], line["step"]
 
 
 def test_every_process_is_given_the_results(together):
@@ -143,11 +152,12 @@ def test_every_process_is_given_the_results(together):
 
 def test_process_0_alone_writes_metrics_and_progress(together, alone):
     folder, said = together
-    keys = [(line["run"], line["step"]) for line in _lines(folder)]
-    assert len(set(keys)) == len(keys) == len(_lines(alone))
+    keys = [_model_and_step(line) for line in small.lines(folder)]
+    assert len(set(keys)) == len(keys) == len(small.lines(alone))
     assert _json(folder / "config.json")["command"] == "0"
     assert len(_json(folder / "config.json")["devices"]) == 2
-    assert not re.search("^(teacher|arms/.*): ", said[1], re.MULTILINE)
-    # A file of events for each model, and one more for the model that was stopped.
+    told = [bool(re.search("^run: ", text, re.MULTILINE)) for text in said]
+    assert told == [True, False]
+    # A file of events for each model, and one more for each that was stopped.
     events = [path for path in (folder / "tensorboard").rglob("*") if path.is_file()]
-    assert len(events) in (5, 6), events
+    assert len(events) in (7, 8, 9), events

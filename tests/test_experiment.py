@@ -256,7 +256,8 @@ def _terminate(workdir):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
     names = "arms/ce/0, arms/kd/0"
-    stopped = re.search(rf"error: {names}: stopped at step (\d+) of 200; run the same", said)
+    told = rf"^stopped and saved: {names} at step (\d+) of 200; go on with: "
+    stopped = re.search(told, said, re.MULTILINE)
     assert stopped and "Traceback" not in said, said
     for name in names.split(", "):
         assert (workdir / name / stopped[1] / "state").is_dir()

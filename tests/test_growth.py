@@ -26,7 +26,7 @@ EIGHT = (
     "mixkd:temperature=4",
 )
 FIRST, MORE = ("ce", "mixkd"), ("kd", "mixkd:temperature=4", "mixkd:teacher_temperature=fit")
-REPORTS = ("config.json", "results.json", "report.html", "figures", "tables")
+REPORTS = ("config.json", "time.json", "results.json", "report.html", "figures", "tables")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import cifar
 from mixkd_jax import data, experiment, weights
+from mixkd_jax.configs import cifar
 from mixkd_jax.training import sharding
 
 CLASSES = 100
@@ -30,13 +30,13 @@ def test_the_paper_trains_at_224_pixels(monkeypatch, tmp_path):
     """From a teacher's file, which is random here, through both stages to the report."""
     asked = []
 
-    def load_keras(path, model, image_shape, *, host):
+    def load_weights(path, model, image_shape, *, host):
         assert host
         asked.append((path, image_shape))
         images = np.zeros((1, *image_shape), np.float32)
         return jax.jit(model.init)(jax.random.key(0), images)
 
-    monkeypatch.setattr(weights, "load_keras", load_keras)
+    monkeypatch.setattr(weights, "load_weights", load_weights)
     one = sharding.data_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "data_mesh", lambda: one)
     values = cifar.get_config("paper,teacher=convnext_tiny,student=resnet18")

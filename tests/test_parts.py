@@ -6,7 +6,7 @@ import small
 
 from mixkd_jax import config
 from mixkd_jax.config import ConfigError
-from mixkd_jax.inputs import load_inputs
+from mixkd_jax.run.images import load_images
 from mixkd_jax.training import sharding
 
 DATASET = small.dataset(train=100, test=30)
@@ -18,7 +18,7 @@ def _data(**changes):
 
 def split_parts(dataset, settings, seed):
     """The splits of a run as they lie on the devices."""
-    return load_inputs(settings, seed, sharding.data_mesh(), dataset)
+    return load_images(settings, seed, sharding.data_mesh(), dataset)
 
 
 def _images(split):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mixkd_jax.training import objectives
+from mixkd_jax import objectives
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,3 +1,5 @@
+"""The models of a run as their config has them: from files, in two stages, split, and refused."""
+
 import dataclasses
 import functools
 import json
@@ -5,20 +7,20 @@ import json
 import jax
 import keras_files
 import numpy as np
-import optax
 import pytest
 import small
-from etils import epath
-from mixkd_jax.job import prepare, recipe
-from mixkd_jax.training.dispatch import abstract_state, compile_trainer
 
-from mixkd_jax import config, experiment, models, setup
-from mixkd_jax.config import ConfigError
+from mixkd_jax import config, models
+from mixkd_jax.config import ConfigError, arms
+from mixkd_jax.folder import Folder
 from mixkd_jax.models import imagenet
 from mixkd_jax.models.resnet18 import ResNet18
+from mixkd_jax.run.images import load_images
+from mixkd_jax.run.models import check_model
+from mixkd_jax.run.plan import Plan
 from mixkd_jax.training import sharding
-from mixkd_jax.training.checkpoint import Checkpoints
 from mixkd_jax.training.preemption import Stopped
+from mixkd_jax.training.randomness import stream
 
 SHAPE = keras_files.SHAPE
 FINE_TUNED = {  # a student whose head is trained first
@@ -41,7 +43,8 @@ def tiny():
         backbone = functools.partial(ResNet18, blocks=(1,))
         entry = dataclasses.replace(imagenet._MODELS["resnet18"], backbone=backbone)
         patch.setitem(imagenet._MODELS, "resnet18", entry)
-        yield
+        with small.linear_models():
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +52,34 @@ def file(tmp_path_factory):
     return str(keras_files.write_keras(tmp_path_factory.mktemp("weights") / "tiny.keras"))
 
 
-def _prepare(folder, stop=lambda step: False, **changes):
-    values = small.values(**changes)
-    images = small.dataset(16, 16, SHAPE)
-    return prepare(config.parse(values), values, epath.Path(folder), images, stop)
+def _values(**changes):
+    options = {"teacher__model": "linear", "student__model": "linear"} | changes
+    return small.values(**options)
 
 
-def _restored(job, name, model):
-    with Checkpoints(job.folder / name, keep=2, config={}) as checkpoints:
-        return checkpoints.restore(abstract_state(recipe(job, model, "ce"), model.images))
+def _run(folder, stop=lambda step: False, **changes):
+    small.run(folder, _values(**changes), dataset=small.dataset(16, 16, SHAPE), stop=stop)
+    return _plan(folder, **changes)
 
 
-def _train(job):
-    """Trains the students of all arms, none of which asks the teacher."""
-    for arm in job.settings.arms:
-        experiment.run_arm(job, arm, {})
+def _plan(folder, **changes):
+    """What a run makes its fits with, so that their checkpoints can be restored."""
+    settings, mesh = config.parse(_values(**changes)), sharding.data_mesh()
+    images = load_images(settings.data, settings.seed, mesh, small.dataset(16, 16, SHAPE))
+    return Plan(settings, {}, Folder.at(folder), images, mesh)
 
 
-def _lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def _student(plan, arm, seed):
+    return plan.of_arm(plan.student(), arms.parse(arm, plan.settings), seed, 1.0)
+
+
+def _head(plan, seed):
+    return plan.head("student", plan.student(), 1 + seed)
+
+
+def _restored(fit):
+    with fit.checkpoints() as checkpoints:
+        return checkpoints.restore(fit.abstract_state)
 
 
 # A teacher from a file
@@ -79,28 +91,32 @@ def test_a_teacher_of_no_steps_is_the_file(file, tmp_path):
         "teacher__duration": "0 epochs",
         "teacher__head": "teacher",
     }
-    job = _prepare(tmp_path, teacher__model="resnet18", **changes)
-    variables = experiment.run_teacher(job)
-    assert small.bits(variables) == small.bits(keras_files.tiny_variables())
+    plan = _run(tmp_path, teacher__model="resnet18", arms=("ce",), seeds=(0,), **changes)
+    state = _restored(plan.teacher())
+    assert int(state.step) == 0
+    assert small.bits(state.variables) == small.bits(keras_files.tiny_variables())
     measured = json.loads((tmp_path / "teacher" / "evaluation.json").read_text())
     assert measured["step"] == 0
-    pixels = job.inputs.test.take(np.arange(16))
-    logits = keras_files.TINY.apply(variables, pixels / np.float32(255))  # mean 0, deviation 1
-    labels = job.inputs.test.labels(np.arange(16))
+    pixels = plan.images.test.take(np.arange(16))
+    logits = keras_files.TINY.apply(
+        state.variables, pixels / np.float32(255)
+    )  # mean 0, deviation 1
+    labels = plan.images.test.labels(np.arange(16))
     assert measured["metrics"]["accuracy"] == np.mean(np.argmax(logits, -1) == labels)
-    assert not (tmp_path / "metrics.jsonl").exists()  # no step, no line
+    assert {line["run"] for line in small.lines(tmp_path)} == {"arms/ce/0"}  # no step, no line
 
 
 @pytest.mark.parametrize("field", ["weights", "backbone_weights"])
 def test_a_file_that_does_not_fit_names_its_field(tmp_path, field):
     broken = keras_files.write_keras(tmp_path / "a.keras", skip=("conv2d_1",))
     with pytest.raises(ConfigError, match=rf"^config\.student\.{field}: (.|\n)*missing: .*conv1"):
-        _prepare(tmp_path / "run", student__model="resnet18", **{f"student__{field}": str(broken)})
+        _run(tmp_path / "run", student__model="resnet18", **{f"student__{field}": str(broken)})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_keras_lacks_takes_no_file(file, tmp_path):
     with pytest.raises(ConfigError, match=r"^config\.student\.weights: "):
-        _prepare(tmp_path, student__model="cnn", student__weights=file)
+        _run(tmp_path / "run", student__model="cnn", student__weights=file)
 
 
 # A student whose head is trained first
@@ -108,11 +124,9 @@ def test_a_model_that_keras_lacks_takes_no_file(file, tmp_path):
 
 @pytest.fixture(scope="module")
 def two_stages(file, tmp_path_factory):
-    """A job whose student starts from the backbone of a file, its head first."""
+    """A run whose student starts from the backbone of a file, its head first."""
     folder = tmp_path_factory.mktemp("stages")
-    job = _prepare(folder, student__backbone_weights=file, **FINE_TUNED)
-    _train(job)
-    return job
+    return _run(folder, student__backbone_weights=file, **FINE_TUNED)
 
 
 def _same(a, b):
@@ -129,15 +143,14 @@ def _most_moved(a, b):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_first_stage_trains_the_head_alone(two_stages, seed):
-    job = two_stages
-    state = _restored(job, f"head/student/{seed}", job.student.head)
+    state = _restored(_head(two_stages, seed))
     assert int(state.step) == 4
     file = keras_files.tiny_variables()
     assert all(_same(state.params["backbone"], file["params"]["backbone"]))
     assert all(_same(state.batch_stats["backbone"], file["batch_stats"]["backbone"]))
 
-    key = jax.random.fold_in(jax.random.key(job.settings.seed), 1 + seed)
-    fresh = job.student.network.init(key, SHAPE)
+    fit = _student(two_stages, "ce", seed)
+    fresh = jax.jit(fit.recipe.network.init, static_argnums=1)(stream(fit.key, "init"), SHAPE)
     assert not any(_same(state.params["head"], fresh["params"]["head"]))
     assert not any(_same(state.batch_stats["head"], fresh["batch_stats"]["head"]))
     # The seed's own head, and four steps of Adam, each of about the learning rate at most.
@@ -146,8 +159,8 @@ def test_the_first_stage_trains_the_head_alone(two_stages, seed):
 
 @pytest.mark.parametrize("arm", ["ce", "mixup"])
 def test_the_second_stage_goes_on_from_the_first_and_trains_all(two_stages, arm):
-    before = _restored(two_stages, "head/student/0", two_stages.student.head)
-    after = _restored(two_stages, f"arms/{arm}/0", two_stages.student)
+    before = _restored(_head(two_stages, 0))
+    after = _restored(_student(two_stages, arm, 0))
     assert int(after.step) == 3
     assert not any(_same(before.params, after.params))
     assert not any(_same(before.batch_stats, after.batch_stats))
@@ -155,19 +168,20 @@ def test_the_second_stage_goes_on_from_the_first_and_trains_all(two_stages, arm)
 
 
 def test_arms_share_the_first_stage(two_stages):
-    runs = [(line["run"], line["step"]) for line in _lines(two_stages.folder)]
-    shared = [
+    found = [(line["run"], line["step"]) for line in small.lines(two_stages.folder.root)]
+    assert [line for line in found if line[0] != "teacher"] == [
         (f"{kind}/{seed}", step)
         for seed in (0, 1)
-        for kind, steps in (("head/student", (2, 4)), ("arms/ce", (2, 3)))
+        for kind, steps in (("head/student", (2, 4)), ("arms/ce", (2, 3)), ("arms/mixup", (2, 3)))
         for step in steps
     ]
-    assert runs == shared + [(f"arms/mixup/{seed}", step) for seed in (0, 1) for step in (2, 3)]
 
 
 def test_the_first_stage_has_its_own_rate_and_the_cross_entropy(two_stages):
-    for line in _lines(two_stages.folder):
+    for line in small.lines(two_stages.folder.root):
         head = line["run"].startswith("head/")
+        if line["run"] == "teacher":
+            continue
         assert line["learning_rate"] == pytest.approx(1e-3 if head else 1e-5)
         assert line["loss"] == pytest.approx(line["ce"])
 
@@ -176,17 +190,24 @@ def test_the_first_stage_has_its_own_rate_and_the_cross_entropy(two_stages):
 def test_two_stages_go_on_exactly(two_stages, file, tmp_path):
     """Stopped in the first stage, and then in the second one too."""
     options = {**FINE_TUNED, "arms": ("ce",), "seeds": (0,), "student__backbone_weights": file}
-    for at in (3, 1):
+    asked = []
+
+    def stop(step):
+        asked.append(step)
+        return len(asked) in (12 + 3, 12 + 3 + 1 + 1)  # after the teacher's 12 steps
+
+    for _ in range(2):
         with pytest.raises(Stopped):
-            _train(_prepare(tmp_path, stop=lambda step, at=at: step == at, **options))
-    job = _prepare(tmp_path, **options)
-    _train(job)
-    names = {"head/student/0": job.student.head, "arms/ce/0": job.student}
-    for name, model in names.items():
-        found, want = (_restored(each, name, model) for each in (job, two_stages))
-        assert all(_same(found, want)), name
-    want = [line for line in _lines(two_stages.folder) if line["run"] in names]
-    assert _lines(tmp_path) == want
+            _run(tmp_path, stop=stop, **options)
+    plan = _run(tmp_path, stop=stop, **options)
+    for found, want in (
+        (_head(plan, 0), _head(two_stages, 0)),
+        (_student(plan, "ce", 0), _student(two_stages, "ce", 0)),
+    ):
+        assert all(_same(_restored(found), _restored(want))), found.name
+    names = {"head/student/0", "arms/ce/0"}
+    want = [line for line in small.lines(two_stages.folder.root) if line["run"] in names]
+    assert [line for line in small.lines(tmp_path) if line["run"] in names] == want
 
 
 # What is refused
@@ -227,7 +248,7 @@ def test_what_is_wrong_with_a_model_is_told(name, changes, message):
     training = getattr(config.parse(values), name)
     message = message.replace("{name}", name)
     with pytest.raises(ConfigError, match=f"^config.{name}.{message}"):
-        setup.check_model(name, training)
+        check_model(name, training)
 
 
 def test_what_is_right_is_not_refused():
@@ -237,7 +258,7 @@ def test_what_is_right_is_not_refused():
         {"weights": "a", "duration": "0 steps", "model": "vit_b16"},
     ):
         values = small.values(**{f"student__{field}": value for field, value in changes.items()})
-        setup.check_model("student", config.parse(values).student)
+        check_model("student", config.parse(values).student)
 
 
 @pytest.mark.parametrize(
@@ -249,12 +270,12 @@ def test_what_is_right_is_not_refused():
 )
 def test_a_batch_size_that_does_not_fit_is_refused(tmp_path, size, message):
     with pytest.raises(ConfigError) as caught:
-        _prepare(tmp_path, student__batch_size=size)
+        _plan(tmp_path, student__batch_size=size).student()
     assert str(caught.value) == f"config.student.batch_size: {message}"
 
 
 def test_pixels_are_those_of_the_pipeline(tmp_path):
-    job = _prepare(
+    plan = _plan(
         tmp_path,
         data__mean=(0.5, 0.4, 0.3),
         teacher__model="resnet18",
@@ -262,12 +283,13 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
         student__model="mobilenet_v2",
         student__pixels="keras",
     )
-    for model, want in (
-        (job.teacher, models.pixel_statistics("resnet18", pipeline="paper")),
-        (job.student, models.pixel_statistics("mobilenet_v2", pipeline="keras")),
+    for fit, want in (
+        (plan.teacher(), models.pixel_statistics("resnet18", pipeline="paper")),
+        (plan.student(), models.pixel_statistics("mobilenet_v2", pipeline="keras")),
     ):
-        assert (model.network.mean, model.network.std) == want
-    assert _prepare(tmp_path, data__mean=(0.5, 0.4, 0.3)).student.network.mean == (0.5, 0.4, 0.3)
+        assert (fit.recipe.network.mean, fit.recipe.network.std) == want
+    plain = _plan(tmp_path, data__mean=(0.5, 0.4, 0.3)).student()
+    assert plain.recipe.network.mean == (0.5, 0.4, 0.3)
 
 
 # A teacher's parameters, split over the devices
@@ -285,62 +307,25 @@ def _bytes(tree, device=None):
     )
 
 
-def test_a_step_with_a_sharded_teacher_is_the_same_step():
-    mesh = sharding.data_mesh()
-    how = small.recipe(
-        mesh, student=small.linear(), teacher=small.cnn(width=16), optimizer=optax.sgd(0.02)
-    )
-    whole = small.teacher_variables(how)
-    assert whole is not None and how.teacher is not None
-    places = sharding.parameters(mesh, whole["params"], "sharded")
-    split = {**whole, "params": jax.device_put(whole["params"], places)}
-    share = [_bytes(split["params"], device) / _bytes(whole["params"]) for device in jax.devices()]
-    assert max(share) < 1.2 / 8  # a few biases are on every device
-
-    losses = []
-    for variables in (whole, split):
-        trainer = compile_trainer(how, small.images(mesh), variables)
-        key = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
-        state, feed = trainer.init(key), trainer.images.feeds(key, how.batch_size, pairs=True)
-        for step in range(3):
-            state = trainer.advance(state, feed(step).feed, key, 1)
-        losses.append({name: float(total) for name, total in state.totals.items()})
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0]["kd"] > 0
-
-    pixels = small.images(mesh).take(np.arange(16))
-    logits = [jax.jit(how.teacher.logits)(variables, pixels) for variables in (whole, split)]
-    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-5, atol=1e-5)
-
-
-def test_the_config_shards_the_teacher(tmp_path):
-    job = _prepare(
-        tmp_path, teacher_parameters="sharded", teacher__duration="1 steps", arms=("mixkd",)
-    )
-    params = experiment.run_teacher(job)["params"]
-    assert small.bits(params) == small.bits(_restored(job, "teacher", job.teacher).params)
+def test_a_split_teacher_from_a_file_is_the_file(file, tmp_path):
+    changes = {
+        "teacher_parameters": "sharded",
+        "teacher__model": "resnet18",
+        "teacher__head": "teacher",
+        "teacher__weights": file,
+        "teacher__duration": "0 steps",
+        "arms": ("mixkd",),
+        "seeds": (0,),
+    }
+    teacher = _run(tmp_path, **changes).teacher()
+    assert teacher.start is not None
+    # Not on a device: the first one alone would have to hold all of it.
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(teacher.start))
+    params = _restored(teacher).params
+    assert small.bits(params) == small.bits(teacher.start["params"])
     assert _bytes(params, jax.devices()[3]) < 0.2 * _bytes(params)
     for leaf in jax.tree.leaves(params):
-        assert leaf.sharding == sharding.parameters(job.mesh, leaf, "sharded")
-
-
-def test_a_split_teacher_from_a_file_is_the_file(file, tmp_path):
-    job = _prepare(
-        tmp_path,
-        teacher_parameters="sharded",
-        teacher__model="resnet18",
-        teacher__head="teacher",
-        teacher__weights=file,
-        teacher__duration="0 steps",
-    )
-    start = job.teacher.start
-    assert start is not None
-    # Not on a device: the first one alone would have to hold all of it.
-    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(start))
-    params = experiment.run_teacher(job)["params"]
-    assert small.bits(params) == small.bits(start["params"])
-    for leaf in jax.tree.leaves(params):
-        assert leaf.sharding == sharding.parameters(job.mesh, leaf, "sharded")
+        assert leaf.sharding == sharding.parameters(teacher.recipe.mesh, leaf, "sharded")
 
 
 @pytest.mark.slow
@@ -349,12 +334,13 @@ def test_a_run_with_a_split_teacher_has_the_same_results(tmp_path):
     for how in ("replicated", "sharded"):
         values = small.values(
             teacher_parameters=how,
+            student__model="linear",
             arms=("mixkd",),
             seeds=(0,),
             analysis__pairs=8,
             analysis__corrupted_images=0,
         )
-        experiment.run(values, tmp_path / how, dataset=small.dataset())
+        small.run(tmp_path / how, values)
         found[how] = {
             file: _numbers(json.loads((tmp_path / how / file).read_text()))
             for name in ("teacher", "arms/mixkd/0")
@@ -374,21 +360,3 @@ def _numbers(value):
     if isinstance(value, list):
         return [number for item in value for number in _numbers(item)]
     return [value] if isinstance(value, int | float) else []
-
-
-def test_the_largest_teacher_falls_to_an_eighth():
-    module = models.create_model("convnext_large", num_classes=100)
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
-    mesh = sharding.data_mesh()
-    sizes = {"replicated": 0, "sharded": 0}
-    for how in sizes:
-        places = sharding.parameters(mesh, params, how)
-        parts = jax.tree.map(lambda leaf, place: place.shard_shape(leaf.shape), params, places)
-        sizes[how] = sum(4 * np.prod(p) for p in jax.tree.leaves(parts, is_leaf=_is_shape))
-    assert sizes["replicated"] > 4 * 196e6  # its parameters are 196 million
-    assert sizes["sharded"] <= 1.1 / 8 * sizes["replicated"]
-
-
-def _is_shape(value):
-    return isinstance(value, tuple)

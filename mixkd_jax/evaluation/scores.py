@@ -12,6 +12,7 @@ import numpy as np
 from mixkd_jax import calibration
 
 Bins = dict[str, list[float]]
+SCORES = ("accuracy", "ece", "overconfidence", "nll", "brier")
 
 
 def score(
@@ -30,7 +31,7 @@ def score(
     """
     scores, bins = jax.device_get(_score(logits, labels, num_bins))
     return (
-        {name: float(value) for name, value in scores.items()},
+        {name: float(scores[name]) for name in SCORES},  # a jit sorts them
         {name: sums.astype(float).tolist() for name, sums in bins.items()},
     )
 
