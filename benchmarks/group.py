@@ -113,9 +113,9 @@ def setting(options: argparse.Namespace, folder: Folder) -> tuple[Teacher, list[
     )
     images = OnDevice.put(split, mesh)
     names = tuple(map(str, range(options.num_classes)))
-    plan = Plan(
-        settings, {}, folder, RunImages("random", names, images, images, None, images), mesh
-    )
+    size = images.image_shape[:2]
+    of_run = RunImages("random", names, images, images, None, images, size)
+    plan = Plan(settings, {}, folder, of_run, mesh)
     network = plan.teacher().recipe.network
     init = functools.partial(network.init, image_shape=images.image_shape)
     teacher = Teacher(network, jax.jit(init)(jax.random.key(0)))

@@ -105,7 +105,7 @@ def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
     labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
     images = OnDevice.put(Split(pixels, labels), mesh)
     names = tuple(map(str, range(options.num_classes)))
-    of_run = RunImages("random", names, images, images, None, images)
+    of_run = RunImages("random", names, images, images, None, images, images.image_shape[:2])
     plan = Plan(settings, {}, Folder.at("unused"), of_run, mesh)
     network = plan.teacher().recipe.network
     variables = jax.jit(functools.partial(network.init, image_shape=images.image_shape))

@@ -1,5 +1,7 @@
 """Arms: what their text means, and all that is refused."""
 
+import re
+
 import pytest
 import small
 
@@ -56,6 +58,11 @@ def test_a_text_changes_the_loss_of_its_arm_alone(text, changed):
     assert arm.objective is objectives.kl
     settings = config.parse(small.default_values(arms=(text, "kd")))
     assert arms.resolve(settings)[1].options == defaults
+
+
+def test_an_arm_changes_no_preset_for_others():
+    assert _arm("mixkd:loss=kl-ce:ce_weight=1").options["ce_weight"] == 1
+    assert _arm("mixkd:loss=kl-ce").options["ce_weight"] == 0.2
 
 
 def test_what_an_arm_does_not_name_is_the_config_s():
@@ -119,7 +126,7 @@ def test_an_arm_tells_what_it_is():
         ("ce:temperature=2", "expected no temperature: ce has no teacher"),
         ("mixup:loss=dkd", "expected no loss: mixup has no teacher"),
         ("kd:temprature=2", 'got "temprature"; did you mean "temperature"?'),
-        ("kd:ddof=1", "ddof: expected nothing for loss kl, got '1'; its options are temperature"),
+        ("kd:ddof=1", 'expected one of temperature, kd_weight, ce_weight, loss, .*, got "ddof"'),
         ("kd:loss=dkl", 'loss: expected one of kl, lskd, dkd, rld, dist, kl-ce, .*got "dkl"; did'),
         ("kd:temperature=hot", "temperature: expected a finite number, or \"std\", got 'hot'"),
         ("kd:temperature=nan", "temperature: expected a finite number, or \"std\", got 'nan'"),
@@ -140,8 +147,6 @@ def test_an_arm_tells_what_it_is():
 )
 def test_what_is_wrong_is_refused_and_named(text, message):
     found = _refusal(text)
-    import re
-
     pattern = re.escape(message).replace(r"\.\*", ".*")
     assert re.search(pattern, found), found
     assert found.startswith("config.arms")

@@ -85,8 +85,8 @@ def test_the_arms_of_the_claims_are_a_sweep_and_their_baselines():
         (
             "cifar",
             "cifar11",
-            "config argument dataset: expected one of cifar100, cifar10, got 'cifar11'; did you "
-            "mean 'cifar10'?",
+            "config argument: expected name=value, or a known value, got 'cifar11'; did you mean "
+            "'cifar10'?",
         ),
         (
             "cifar",

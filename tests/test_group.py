@@ -278,7 +278,7 @@ def test_a_program_is_compiled_for_each_kind_and_not_for_each_number(tmp_path, m
     assert len(traced) == 1
     assert len(known) == 4  # draw, query, init, update
     _train(tmp_path, _fit(tmp_path, "mixkd:temperature=std", steps=steps), known=known)
-    assert len(traced) == 2 and len(known) == 5  # begins as the others do
+    assert len(traced) == 2 and len(known) == 6  # its own update, and init
 
 
 def test_fits_are_divided_by_what_they_see(tmp_path):

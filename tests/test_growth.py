@@ -1,8 +1,11 @@
 """Runs of which no number depends on which others are trained, so that they can grow."""
 
 import json
+import os
 import pathlib
 import random
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -229,3 +232,48 @@ def test_a_teacher_temperature_that_fits_is_the_one_of_the_validation_images(cop
         _state(copied / f"arms/mixkd~teacher_temperature={value}/0") for value in ("fit", found)
     ]
     assert ends[0] == ends[1]
+
+
+# The command
+
+
+def _command(here: pathlib.Path, *given):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, small.ROOT / "run.py", *given],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_a_run_is_made_and_grown_and_refuses_another_config(tmp_path):
+    """From a plain list of arms; then with its folder alone; then with another teacher."""
+    workdir, flag = tmp_path / "run", f"--workdir={tmp_path / 'run'}"
+    given = ["--config=digits", flag, "--config.arms=ce,mixkd", "--config.seeds=0,"]
+    given += ["--config.analysis.pairs=0", "--config.log.every=4 steps"]
+    for model in ("teacher", "student"):
+        given += [f"--config.{model}.duration=4 steps", f"--config.{model}.batch_size=40"]
+    process = _command(tmp_path, *given)
+    assert process.returncode == 0, process.stderr
+    assert "new: 3 models, the teacher and 2 students" in process.stderr
+    assert f"report: {workdir}/report.html" in process.stderr
+
+    process = _command(tmp_path, flag, "--config.arms=mixkd,mixkd:temperature=4,mixkd:loss=dkd")
+    assert process.returncode == 0, process.stderr
+    arms = ["ce", "mixkd", "mixkd:temperature=4", "mixkd:loss=dkd"]
+    assert list(json.loads((workdir / "results.json").read_text())["arms"]) == arms
+    assert all(arm in process.stdout for arm in arms)
+    assert "2 of 5 models left in 1 group" in process.stderr
+    assert "seed 0, mixed: mixkd:temperature=4, mixkd:loss=dkd" in process.stderr
+
+    before = {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)}
+    process = _command(tmp_path, flag, "--config.teacher.duration=5 steps")
+    assert process.returncode == 1 and process.stdout == ""
+    want = f"error: --workdir: {workdir} holds a run of another config: "
+    differs = 'config.teacher.duration is "4 steps" there and "5 steps" here. '
+    assert want + differs in process.stderr and "Traceback" not in process.stderr
+    assert {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)} == before

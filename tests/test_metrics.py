@@ -60,7 +60,7 @@ def test_models_side_by_side_have_their_own_logs(tmp_path):
         for name, loss in (("arms/ce/0", 1.0), ("arms/kd/0", 2.0))
     ]
     for name in ("arms/ce/0", "arms/kd/0"):
-        assert [e[0] for e in _events(tmp_path / "tensorboard" / name)] == [1, 2]
+        assert [e[0] for e in _events(tmp_path / "tensorboard" / name)] == [1, 1, 2]
 
 
 def test_what_was_skipped_is_added_up(tmp_path):
@@ -78,12 +78,13 @@ def test_events_of_each_model_have_a_folder(tmp_path):
     _write(tmp_path, "arms/ce/0", 0, [2, 4])
     events = _events(tmp_path / "tensorboard" / "arms" / "ce" / "0")
     assert events == [
+        (1, "restarted", 1),  # what a run left that was killed before its first checkpoint is gone
         (2, "loss", 0.5),
         (2, "accuracy", 0.5),
         (4, "loss", 0.25),
         (4, "accuracy", 0.5),
     ]
-    assert len(_events(tmp_path / "tensorboard" / "teacher")) == 2
+    assert len(_events(tmp_path / "tensorboard" / "teacher")) == 3
 
 
 def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):

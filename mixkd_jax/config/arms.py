@@ -133,7 +133,7 @@ def _loss(common: Loss, given: Mapping[str, str], path: str) -> Loss:
         if option not in table:
             known = {**table, "loss": None, "teacher_temperature": None, **_mixup_types()}
             fields.choose(path, option, known)  # says what was meant, or falls through
-    own |= loss.options(name, objectives.OBJECTIVES[name], changes, path)
+    own = {**own, **loss.options(name, objectives.OBJECTIVES[name], changes, path)}
     return dataclasses.replace(made, options=own)
 
 

@@ -141,8 +141,7 @@ def build(cls: type, values: Mapping[str, Any], path: str) -> Any:
     Raises:
       ConfigError: at the first field that is missing, unknown, of a wrong type or out of range.
     """
-    if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
-        raise ConfigError(f"{path}: expected a section with fields, got {values!r}")
+    check_section(values, path)
     types, declarations = get_type_hints(cls), _declarations(cls)
     for name in values:
         if name not in types:
@@ -166,6 +165,12 @@ def build(cls: type, values: Mapping[str, Any], path: str) -> Any:
         except (TypeError, ValueError):
             raise ConfigError(f"{where}: expected {told['expected']}, got {value!r}") from None
     return cls(**built)
+
+
+def check_section(values: Any, path: str) -> None:
+    """Raises ConfigError if what is at `path` has no fields."""
+    if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
+        raise ConfigError(f"{path}: expected a section with fields, got {values!r}")
 
 
 def _declarations(cls: type) -> list[dataclasses.Field]:

@@ -32,6 +32,7 @@ class Loss:
     @classmethod
     def build(cls, values: Mapping[str, Any], path: str) -> Loss:
         """Builds the section; see `fields.build`."""
+        fields.check_section(values, path)
         own = {name: values[name] for name in ("name", "teacher_temperature") if name in values}
         made = fields.build(cls, own, path)
         objective = fields.choose(f"{path}.name", made.name, objectives.OBJECTIVES)
