@@ -74,10 +74,10 @@ def smooth_error(p, y):
     """The definition: a reflected Gaussian on a fine grid, and the width found by Brent."""
     f = p.max(1).astype(np.float64)
     gap = (p.argmax(1) == y) - f
-    grid = (np.arange(4000) + 0.5) / 4000
+    grid = (np.arange(1000) + 0.5) / 1000
 
     def above(width):
-        images = [f + 2 * k for k in range(-4, 5)] + [2 * k - f for k in range(-4, 5)]
+        images = [f - 2, f, f + 2, -2 - f, -f, 2 - f]
         kernel = sum(np.exp(-((grid[:, None] - x) ** 2) / (2 * width**2)) for x in images)
         smooth = kernel @ gap / (len(f) * width * np.sqrt(2 * np.pi))
         return np.mean(np.abs(smooth)) - width
@@ -97,9 +97,9 @@ def test_smooth_error_against_its_definition(seed, examples, scale):
 
     direction = np.random.default_rng(0).normal(size=logits.shape).astype(np.float32)
     gradient = jax.jit(jax.grad(error))(logits)
-    with jax.enable_x64(True):
-        ends = [error(logits.astype(np.float64) + h * direction) for h in (1e-4, -1e-4)]
-    np.testing.assert_allclose(np.sum(gradient * direction), (ends[0] - ends[1]) / 2e-4, rtol=1e-2)
+    run = jax.jit(error)
+    slope = (run(logits + 1e-2 * direction) - run(logits - 1e-2 * direction)) / 2e-2
+    np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-2)
 
 
 def test_smooth_error_of_one_confidence_is_its_gap():
@@ -115,7 +115,7 @@ def test_area_under_risk_coverage_in_any_order():
     rng = np.random.default_rng(0)
     top = rng.choice([0.6, 0.7, 0.8, 0.9], size=60).astype(np.float32)
     p, y = np.stack([top, 1 - top], -1), rng.integers(2, size=60)
-    wrong, risks = (y == 1).astype(np.float64), []
+    wrong = (y == 1).astype(np.float64)
     for value in np.unique(top):
         wrong[top == value] = wrong[top == value].mean()
     ordered = wrong[np.argsort(-top, kind="stable")]
