@@ -7,8 +7,8 @@ FOLDER has <class>/*.jpg (or .jpeg, .png), or train/<class>/*.jpg and test/<clas
 size. The number of classes, the image size and the splits are found; docs/data.md says how. Images
 that don't fit into memory are streamed. Both models are trained from scratch; to start from
 ImageNet, name a file (docs/weights.md):
---config.teacher.backbone_weights=FILE --config.teacher.pixels=keras for a file of Keras, and for one of
-PyTorch a model such as teacher=resnet50_torch, whose pixels are as set here.
+--config.teacher.backbone_weights=FILE, with --config.teacher.pixels=keras for a file of Keras, or
+with a model such as teacher=resnet50_torch, whose pixels are as set here, for one of PyTorch.
 """
 
 from ml_collections import ConfigDict
