@@ -240,8 +240,8 @@ def soft_labels(labels: Any, logits: jax.Array, axis: int = -1) -> jax.Array:
         indices = y.ndim == logits.ndim - 1
         hint = "cast class indices to int32" if indices else "one entry per example and class"
         raise ValueError(
-            f"labels: expected the shape of logits, {logits.shape}, for soft labels of dtype "
-            f"{y.dtype}, got {y.shape}; {hint}."
+            f"labels: expected soft labels in the shape of logits, {logits.shape}, got {y.shape} "
+            f"of dtype {y.dtype}; {hint}."
         )
     probabilities(labels, "labels", axis=axis)
     return y

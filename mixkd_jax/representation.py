@@ -50,7 +50,7 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, unbiased: bool = True) -> jax.Arra
             f"x, y: expected features [n, D1] and [n, D2] of the same n >= {least} inputs, got "
             f"{x.shape} and {y.shape}; flatten all but the first axis."
         )
-    x, y = (_scaled(a - jnp.mean(a, 0)) for a in (x, y))
+    x, y = (_scaled(a - jnp.mean(a, 0, keepdims=True)) for a in (x, y))
     cross, own_x, own_y = (_hsic(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y)))
     return cross / (jnp.sqrt(own_x) * jnp.sqrt(own_y))
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import optimize
 from test_losses import LOSSES, draw
 
-from mixkd_jax import calibration, losses, mixup, vicinal
+from mixkd_jax import calibration, losses, mixup, representation, vicinal
 
 B, C = 8, 10
 S, T, Y = draw(3, B, C)
@@ -25,6 +25,7 @@ def _errors(bins):
         calibration.maximum_calibration_error(bins),
         calibration.overconfidence(bins),
         calibration.overconfidence_error(bins),
+        calibration.debiased_l2_calibration_error(bins),
     ]
 
 
@@ -42,6 +43,8 @@ EXAMPLES = {
     ),
     "nonlinearity": lambda s, t, p, y, lam: vicinal.nonlinearity(p, p, p, lam),
     "pair_mass": lambda s, t, p, y, lam: vicinal.pair_mass(p, y, y),
+    "standardize": lambda s, t, p, y, lam: losses.standardize(s),
+    "fit soft": lambda s, t, p, y, lam: calibration.fit_temperature(s, p),
     "interpolate": lambda s, t, p, y, lam: mixup.interpolate(lam, s, t),
 } | {
     name: lambda s, t, p, y, lam, loss=loss: jax.value_and_grad(lambda s: loss(s, t, y).sum())(s)
@@ -49,6 +52,12 @@ EXAMPLES = {
 }
 TOGETHER = {
     "adaptive": lambda s, t, p, y, lam: calibration.adaptive_calibration_error(p, y),
+    "classwise adaptive": lambda s, t, p, y, lam: (
+        calibration.classwise_adaptive_calibration_error(p, y)
+    ),
+    "smooth": lambda s, t, p, y, lam: calibration.smooth_calibration_error(p, y),
+    "risk": lambda s, t, p, y, lam: calibration.area_under_risk_coverage(p, y),
+    "cka": lambda s, t, p, y, lam: representation.linear_cka(s, t),
     "mask": lambda s, t, p, y, lam: calibration.calibration_bins(p, y, where=jnp.asarray(MASK)),
     "mixup": lambda s, t, p, y, lam: mixup.apply_mixup(mixup.sample_mixup(jax.random.key(0), B), s),
 }  # fmt: skip

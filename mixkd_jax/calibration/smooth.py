@@ -52,7 +52,7 @@ def smooth_calibration_error(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
     k = jnp.arange(_POINTS, dtype=confidence.dtype)
     series = jax.lax.map(lambda k: jnp.mean(gap * jnp.cos(jnp.pi * k * confidence)), k)
     series = jnp.where(k == 0, 1, 2) * series
-    cosines = jnp.cos(jnp.pi * k[:, None] * ((k + 0.5) / _POINTS))
+    cosines = jnp.cos(jnp.pi * jnp.outer(k, (k + 0.5) / _POINTS))
 
     def above(width: jax.Array) -> jax.Array:
         """Error less width, which falls."""
