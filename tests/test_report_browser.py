@@ -70,8 +70,9 @@ def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for name in ("a", "b"):
         run_folders.add_analyses(root / name, run_folders.make(root / name, seeds=2))
+    report.write(root / "a")
     return {
-        "report": report.write(root / "a"),
+        "report": root / "a" / "report.html",
         "compare": compare.write([root / "a", root / "b"], root / "out"),
     }
 
