@@ -12,6 +12,7 @@ import run_folders
 from mixkd_jax.report import compare, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PDFTOTEXT = shutil.which("pdftotext")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
 
 # The page within a frame of the width: a window can't be as narrow as a phone. The script writes
@@ -34,6 +35,8 @@ window.onload = () => {{
     loaded: performance.getEntriesByType("resource").length,
     broken: [...page.images].filter(one => !one.naturalWidth).length,
     text: page.body.innerText.length,
+    first: page.querySelector("header")?.getBoundingClientRect().bottom ?? 0,
+    cut: [...page.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth).length,
   }}) + " end";
 }};
 </script>"""
@@ -92,6 +95,9 @@ def test_page_fits_its_screen_and_shows_every_image(pages, name, width, tmp_path
     assert found["images"] == found["shown"] == found["drawn"] > 0
     assert found["broken"] == found["loaded"] == 0
     assert found["text"] > 1000
+    if width == 1400:
+        assert found["first"] < 800  # the answer and its pictures, on the first screen
+        assert found["cut"] == 0  # no table loses a column
 
 
 @pytest.mark.parametrize("name", ["report", "compare"])
@@ -100,6 +106,19 @@ def test_page_alone_has_no_errors_and_can_be_photographed(pages, name, tmp_path)
     _, console = browse(pages[name], tmp_path, f"--screenshot={photo}")
     assert console == []
     assert photo.stat().st_size > 20_000
+
+
+@pytest.mark.skipif(PDFTOTEXT is None, reason="needs pdftotext: apt install poppler-utils")
+def test_the_printed_page_has_every_column_and_no_json(pages, tmp_path):
+    assert PDFTOTEXT is not None
+    printed = tmp_path / "page.pdf"
+    browse(pages["report"], tmp_path, f"--print-to-pdf={printed}")
+    text = subprocess.run(
+        [PDFTOTEXT, "-layout", str(printed), "-"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "straightness" in text and "NLL at T" in text and "beats ce" in text
+    assert "All fields of the config" not in text and '"seeds"' not in text
+    assert text.count("\f") <= 14  # pages
 
 
 def test_what_is_wrong_would_be_noticed(tmp_path):

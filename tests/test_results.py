@@ -1,4 +1,6 @@
+import ast
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ import pytest
 import run_folders
 
 from mixkd_jax.report import results
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def strict(text):
@@ -211,3 +215,16 @@ def test_results_load_neither_plotting_nor_training_libraries():
     code = f"import sys, mixkd_jax.report.results; sys.exit(str({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"
+
+
+def test_nothing_of_a_report_imports_jax_or_what_trains():
+    allowed = {"config", "files", "folder", "report"}
+    for path in (ROOT / "mixkd_jax/report").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                first, _, rest = name.partition(".")
+                assert first not in ("jax", "flax", "optax", "orbax"), path
+                assert first != "mixkd_jax" or rest.partition(".")[0] in allowed, path
