@@ -1,32 +1,47 @@
-"""Mistakes at the command line, through `python run.py`."""
+"""The command, through `python run.py`, and what it says of mistakes, in this process."""
 
 import json
 import os
-import pathlib
+import re
+import shlex
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
 
-import jax
 import pytest
-import small
+from etils import epath
 
-from mixkd_jax import cli
+import mixkd_jax.cli
+from mixkd_jax import config
+from mixkd_jax.cli import flags, load, messages, start
 from mixkd_jax.config import ConfigError
+from mixkd_jax.folder import Folder
+from mixkd_jax.training.member import Diverged
 from mixkd_jax.training.preemption import Stopped
 
-DIGITS = f"--config={small.ROOT / 'configs' / 'digits.py'}"
+ROOT = epath.Path(__file__).parents[1]
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+SHORT = (
+    "--config.seeds=0",
+    "--config.arms=ce,kd",
+    "--config.teacher.duration=30 steps",
+    "--config.student.duration=20 steps",
+    "--config.log.every=5 steps",
+    "--config.analysis.pairs=0",
+)
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 # Flags, in a folder {here} that holds "file"; then what the message must hold, in this order.
 MISTAKES = {
-    "no config": ([], ["--config: expected a config file, got none", "configs/digits.py"]),
-    "no such config file": (["--config=nope.py"], ["--config: ", "got nope.py", "not there"]),
-    "wrong config argument": ([DIGITS + ":foo"], ["--config: ", "argument"]),
-    "wrong cifar argument": (
-        [f"--config={small.ROOT / 'configs' / 'cifar.py'}:cifar11"],
-        ["--config: ", "cifar10", "cifar11"],
-    ),
-    "wrong flag": ([DIGITS, "--work_dir=a"], ["work_dir"]),
+    "no config": ([], ["--config: expected a config, got none", "configs/digits.py", "--help"]),
+    "no such config file": (["--config=no/pe.py"], ["--config: ", "got no/pe.py", "not there"]),
+    "no such config": (["--config=digit"], ["--config: ", "cifar, digits", "mean", '"digits"?']),
+    "a folder as a config": (["--config={here}"], ["--config: ", "got the folder {here}"]),
+    "wrong config argument": ([DIGITS + ":foo"], ["--config: ", "'foo'", "arms, loss"]),
+    "misspelt config argument": ([DIGITS + ":claim"], ["--config: ", "'claim'", "'claims'?"]),
+    "wrong flag": ([DIGITS, "--work_dir=a"], ["--work_dir: ", "did you mean --workdir?"]),
+    "wrong mode": ([DIGITS, "--mode=test"], ["--mode: ", "'test'", "train", "compare"]),
     "stray argument": ([DIGITS, "student.batch_size=3"], ["'student.batch_size=3'", "--config"]),
     "wrong field": (
         [DIGITS, "--config.student.batchsize=32"],
@@ -51,7 +66,7 @@ MISTAKES = {
     ),
     "wrong value": (
         [DIGITS, "--config.mixup.alpha=-1"],
-        ["config.mixup.alpha: expected a number of at least 0, got -1"],
+        ["config.mixup.alpha: expected a number of at least 0", "got -1"],
     ),
     "unknown model": (
         [DIGITS, "--config.student.model=resnet_20"],
@@ -61,9 +76,18 @@ MISTAKES = {
         [DIGITS, "--workdir={here}/file/run"],
         ["--workdir: expected a folder that can be written to, got {here}/file/run"],
     ),
+    "a workdir in /proc": (
+        [DIGITS, "--workdir=/proc/nope"],
+        ["--workdir: expected a folder that can be written to, got /proc/nope"],
+    ),
     "workdir of something else": (
         [DIGITS, "--workdir={here}"],
         ["--workdir: expected a new or empty folder", "got {here}, which holds something else"],
+    ),
+    "a workdir alone without a run": (["--workdir={here}"], ["--config: ", "{here} holds no run"]),
+    "evaluation of nothing": (
+        [DIGITS, "--workdir={here}/new", "--mode=evaluate"],
+        ["--workdir: expected the folder of a run for --mode=evaluate, got {here}/new"],
     ),
     "batch larger than the data": (
         [DIGITS, "--config.teacher.batch_size=40", "--config.student.batch_size=1000"],
@@ -85,112 +109,261 @@ MISTAKES = {
 }
 
 
-def _run(here: pathlib.Path, flags):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    flags = [flag.replace("{here}", str(here)) for flag in flags]
+def _main(monkeypatch, *arguments):
+    """Runs the command in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    try:
+        mixkd_jax.cli.main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+    mistake, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    arguments, parts = MISTAKES[mistake]
+    filled = [argument.replace("{here}", str(tmp_path)) for argument in arguments]
+    assert _main(monkeypatch, *filled) == 1
+    printed = capsys.readouterr()
+    said = printed.err
+    assert printed.out == ""
+    assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n"), said
+    rest = said
+    for part in (part.replace("{here}", str(tmp_path)) for part in parts):
+        assert part in rest, said
+        rest = rest[rest.index(part) + len(part) :]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def _command(*arguments, cwd=None, **options):
     return subprocess.run(
-        [sys.executable, small.ROOT / "run.py", *flags],
-        cwd=here,
-        env=environment,
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
+        **options,
     )
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """All of them, two at a time: {mistake: (folder, process that ended)}."""
-
-    def run(flags):
-        here = tmp_path_factory.mktemp("here")
-        (here / "file").write_text("precious")
-        return here, _run(here, flags)
-
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(run, [flags for flags, _ in MISTAKES.values()])
-        return dict(zip(MISTAKES, ended, strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(runs, mistake):
-    here, process = runs[mistake]
-    assert process.returncode == 1, process.stderr
-    assert process.stdout == ""
-    said = process.stderr
-    assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n"), said
-    rest = said
-    for part in (part.replace("{here}", str(here)) for part in MISTAKES[mistake][1]):
-        assert part in rest, said
-        rest = rest[rest.index(part) + len(part) :]
-    assert small.files(here) == {"file"} and (here / "file").read_text() == "precious"
+def test_help_fits_a_screen_and_waits_for_no_jax():
+    code = (
+        "import sys, runpy; sys.argv = ['run.py', '--help']; import atexit;"
+        "atexit.register(lambda: print('jax' in sys.modules, 'rich' in sys.modules));"
+        f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    *lines, loaded = done.stdout.splitlines()
+    assert loaded == "False False"
+    assert len(lines) <= 39 and max(map(len, lines)) <= 84
+    for word in (*flags.MODES, *flags.config_files(), "--workdir", "--help=config"):
+        assert any(word in line for line in lines), word
+    assert set(flags.config_files()) == {"cifar", "digits", "folder", "imagenet"}
 
 
-@pytest.mark.slow
-def test_arms_can_be_typed_and_another_config_is_refused_by_its_fields(tmp_path):
-    """A plain list of arms; then the same folder with another teacher."""
-    workdir = tmp_path / "run"
-    flags = [DIGITS, f"--workdir={workdir}", "--config.arms=ce,mixkd,mixkd:temperature=4"]
-    flags += ["--config.seeds=(0,)", "--config.analysis.pairs=0", "--config.log.every=4 steps"]
-    short = [f"--config.{model}.duration=4 steps" for model in ("teacher", "student")]
-    short += [f"--config.{model}.batch_size=40" for model in ("teacher", "student")]
-    process = _run(tmp_path, [*flags, *short])
-    assert process.returncode == 0, process.stderr
-    arms = ["ce", "mixkd", "mixkd:temperature=4"]
-    assert list(json.loads((workdir / "results.json").read_text())["arms"]) == arms
-    assert "mixkd:temperature=4" in process.stdout
-    shared = "2 students share mixed batches and the teacher's logits: arms/mixkd/0, "
-    assert f"{shared}arms/mixkd~temperature=4/0" in process.stderr
-
-    before = {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)}
-    process = _run(tmp_path, [*flags, *short, "--config.teacher.duration=5 steps"])
-    assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
-    want = f"error: --workdir: {workdir} holds a run of another config: "
-    differs = 'config.teacher.duration is "4 steps" there and "5 steps" here. '
-    assert process.stderr.startswith(want + differs), process.stderr
-    assert {name: (workdir / name).stat().st_mtime_ns for name in small.files(workdir)} == before
+def test_help_about_the_config_has_every_field(monkeypatch, capsys):
+    assert _main(monkeypatch, "--help=config") == 0
+    told = capsys.readouterr().out
+    for row in config.rows():
+        assert f"--{row.path} = {row.default}\n" in told
 
 
 @pytest.mark.parametrize(
-    ("argument", "want"),
+    ("typed", "seeds", "note"),
     [
-        ("--config.arms=ce,mixkd", "--config.arms=('ce', 'mixkd')"),
-        ("-config.arms=ce, mixkd:temperature=4 ", "-config.arms=('ce', 'mixkd:temperature=4')"),
-        ("--config.arms=ce", "--config.arms=('ce',)"),
-        ("--config.arms=('ce','kd')", None),
-        ("--config.arms=['ce']", None),
-        ("--config.arms=", None),
-        ("--config.seeds=0,1", None),
+        ("--config.seeds=5 seeds", (0, 1, 2, 3, 4), ""),
+        ("--config.seeds=1 seed", (0,), ""),
+        ("--config.seeds=3,4", (3, 4), ""),
+        ("--config.seeds=(7,)", (7,), ""),
+        ("--config.seeds=0", (0,), ""),
+        (
+            "--config.seeds=5",
+            (5,),
+            'seed 5 alone; for the 5 seeds 0 to 4: --config.seeds="5 seeds"',
+        ),
     ],
 )
-def test_a_plain_list_of_arms_is_a_tuple(argument, want):
-    assert cli._with_quoted_arms(argument) == (argument if want is None else want)
+def test_seeds_as_they_are_typed(typed, seeds, note):
+    values, notes = load.config("digits", None, [typed])
+    assert values.seeds == seeds
+    assert "".join(notes).endswith(note) and bool(notes) == bool(note)
+
+
+def test_arms_are_typed_without_quotes_and_flags_with_a_space():
+    options, overrides = flags.parse(
+        ["--config", "digits", "--config.arms", "ce,mixkd:temperature=4", "--config.seed", "3"]
+    )
+    values, _ = load.config(options.config, options.workdir, overrides)
+    assert values.arms == ("ce", "mixkd:temperature=4") and values.seed == 3
+
+
+def test_a_name_and_its_file_are_the_same_config():
+    by_name, _ = load.config("cifar:cifar10,student=resnet8", None, [])
+    file = f"{ROOT / 'configs' / 'cifar.py'}:cifar10,student=resnet8"
+    assert load.config(file, None, [])[0] == by_name
+    assert by_name.student.model == "resnet8"
+
+
+def test_a_config_of_ones_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mixkd_jax.configs import digits\n"
+        "def get_config():\n    config = digits.get_config()\n    config.seed = 4\n"
+        "    return config\n"
+    )
+    assert load.config(str(file), None, [])[0].seed == 4
+    with pytest.raises(ConfigError, match="expected no arguments for this config, got 'claims'"):
+        load.config(f"{file}:claims", None, [])
+    file.write_text("def get_config():\n    return 1 / 0\n")
+    with pytest.raises(ConfigError, match=r"mine.py, line 2: ZeroDivisionError: division by zero"):
+        load.config(str(file), None, [])
+    file.write_text("def get_config():\n    return {}\n")
+    with pytest.raises(ConfigError, match="get_config of .* to return a ConfigDict, got {}"):
+        load.config(str(file), None, [])
+    file.write_text("")
+    with pytest.raises(ConfigError, match="expected a function get_config"):
+        load.config(str(file), None, [])
+
+
+def test_the_config_of_a_run_is_a_config(tmp_path):
+    values, _ = load.config("cifar", None, ["--config.seeds=3,4", "--config.loss.name=dkd"])
+    (tmp_path / "config.json").write_text(json.dumps({"config": values.to_dict()}))
+    for argument, folder in ((str(tmp_path / "config.json"), None), (None, str(tmp_path))):
+        assert load.config(argument, folder, [])[0].to_dict() == values.to_dict()
+        changed, _ = load.config(argument, folder, ["--config.student.schedule.factor=0.5"])
+        assert changed.student.schedule.factor == 0.5 and changed.seeds == (3, 4)
+    with pytest.raises(ConfigError, match="got the folder .*; try --config=.*config.json, or --w"):
+        load.config(str(tmp_path), None, [])
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"expected a run's config.json, got .*other.json"):
+        load.config(str(tmp_path / "other.json"), None, [])
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Flags of a command that has begun a run."""
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    Folder(epath.Path(tmp_path)).config.write_text("{}")
+    return flags.parse([f"--workdir={tmp_path}"])[0]
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
         (ConfigError("config.seed: no"), 1, "error: config.seed: no\n"),
-        (Stopped("teacher: saved"), 143, "error: teacher: saved; run the same command again"),
-        (KeyboardInterrupt(), 130, "error: interrupted; run again with the same --workdir"),
+        (
+            Stopped("teacher at step 3 of 9"),
+            143,
+            "stopped and saved: teacher at step 3 of 9; go on",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; go on with: "),
+        (Diverged("teacher: loss nan"), 1, "error: teacher: loss nan"),
     ],
     ids=repr,
 )
-def test_what_the_user_can_mend_has_no_traceback(error, status, message, capsys):
-    def main(_):
+def test_an_ending_has_no_traceback_and_a_command(error, status, message, options, capsys):
+    with pytest.raises(SystemExit) as ended, messages.told(options):
         raise error
-
-    with pytest.raises(SystemExit) as ended:
-        cli.without_traceback(main)([])
     assert ended.value.code == status
-    assert capsys.readouterr().err.startswith(message)
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    if isinstance(error, Diverged):
+        config_json = f"--config={options.workdir}/config.json"
+        assert f"run.py {config_json} --config.teacher.optimizer.clip_norm=1\n" in said
+    elif status != 1:
+        assert said.endswith(f"run.py --workdir={options.workdir}\n")
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        cli.without_traceback(lambda _: 1 / 0)([])  # pyright: ignore[reportArgumentType]
+def test_an_ending_before_the_beginning_says_that_nothing_was_written(tmp_path, capsys):
+    options, _ = flags.parse([f"--workdir={tmp_path}"])
+    with pytest.raises(SystemExit), messages.told(options):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "interrupted; nothing was written yet\n"
 
 
-def test_eight_devices_are_handed_on():
-    assert "device_count=8" in os.environ["XLA_FLAGS"] and jax.device_count() == 8
+def test_the_command_that_goes_on_has_what_it_needs(tmp_path, monkeypatch, capsys):
+    Folder(epath.Path(tmp_path)).config.write_text("{}")
+    many = ["--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=1"]
+    options, _ = flags.parse([f"--workdir={tmp_path}", "--mode=evaluate", *many])
+    monkeypatch.setattr(sys, "argv", ["/opt/my tools/mixkd", "--config=digits"])
+    with pytest.raises(SystemExit), messages.told(options):
+        raise KeyboardInterrupt
+    want = f"'/opt/my tools/mixkd' --workdir={tmp_path} --mode=evaluate {' '.join(many)}"
+    assert capsys.readouterr().err == f"interrupted; go on with: {want}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(options):
+    with pytest.raises(ZeroDivisionError) as caught, messages.told(options):
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == [
+        f"go on with: {start.command([f'--workdir={options.workdir}'])}"
+    ]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """(folder, what was said) of a run without --workdir that SIGTERM stopped."""
+    here = tmp_path_factory.mktemp("here")
+    arguments = [sys.executable, str(ROOT / "run.py"), DIGITS, *SHORT]
+    process = subprocess.Popen(
+        arguments,
+        cwd=here,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(here.glob("runs/*/metrics.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 143 and out == "", said
+    return here, said
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_is_and_its_last_line_goes_on(stopped):
+    here, said = stopped
+    (folder,) = (path.relative_to(here) for path in here.glob("runs/*"))
+    assert f"run: {folder} (new: 3 models, the teacher and 2 students in 1 group)\n" in said
+    assert "data: digits, 10 classes (0, 1, ..., 9), 1,000 train the teacher / 200" in said
+    assert "/ 497 test, 8x8x1    teacher cnn -> student cnn\n" in said
+    last = said.splitlines()[-1]
+    match = re.fullmatch(r"stopped and saved: \S+ at step \d+ of [23]0; go on with: (.*)", last)
+    assert match, said
+
+    def run(command):
+        done = subprocess.run(
+            shlex.split(command), cwd=here, env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    done = run(match[1])
+    assert re.search(rf"^run: {folder} \((new|continuing): ", done.stderr, re.MULTILINE)
+    assert done.stderr.endswith(f"report: {folder}/report.html\n")
+    assert re.search(r"^teacher +\d", done.stdout, re.MULTILINE)
+    times = json.loads((here / folder / "time.json").read_text())
+    assert times["sessions"] in (1, 2) and times["wall"] > 0 and times["cpu"] > 0
+
+    before = {path: path.read_bytes() for path in (here / folder).rglob("*.json")}
+    for mode in ("train", "evaluate", "analyze"):
+        done = run(f"{match[1]} --mode={mode}")
+        assert "(finished: all 3 models are trained)" in done.stderr
+    after = {path: path.read_bytes() for path in (here / folder).rglob("*.json")}
+    assert after.keys() == before.keys()
+    for path, content in after.items():
+        assert content == before[path] or path.name in ("time.json", "results.json"), path
+
+    done = run(f"{match[1]} --config.seeds='2 seeds' --config.log.every='10 steps'")
+    assert "(continuing: teacher, ce/0, kd/0 done; 2 of 5 models left in 1 group)" in done.stderr
+    assert json.loads((here / folder / "config.json").read_text())["config"]["seeds"] == [0, 1]

@@ -151,8 +151,8 @@ def _overridden(values: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     if not overrides:
         return values
     parser, argv = flags.FlagValues(), ["", *overrides]
-    config_flags.DEFINE_config_dict("config", values, flag_values=parser, sys_argv=argv)
     try:
+        config_flags.DEFINE_config_dict("config", values, flag_values=parser, sys_argv=argv)
         parser(argv)
         return parser.config
     except Exception as error:  # absl and ml_collections raise all kinds
