@@ -291,6 +291,20 @@ def test_the_command_that_goes_on_has_what_it_needs(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == f"interrupted; go on with: {want}\n"
 
 
+def test_a_config_of_ones_own_is_named_again(tmp_path, monkeypatch, capsys):
+    """It may define the loss that its run trains with."""
+    monkeypatch.setattr(sys, "argv", ["mixkd"])
+    Folder(epath.Path(tmp_path)).config.write_text("{}")
+    for file, named in ((tmp_path / "mine.py", True), (ROOT / "configs" / "digits.py", False)):
+        options, overrides = flags.parse(
+            [f"--config={file}:a", "--config.seed=1", f"--workdir={tmp_path}"]
+        )
+        with pytest.raises(SystemExit), messages.told(options, overrides):
+            raise KeyboardInterrupt
+        own = f" --config={file}:a --config.seed=1" if named else ""
+        assert capsys.readouterr().err.endswith(f"mixkd{own} --workdir={tmp_path}\n")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(options):
     with pytest.raises(ZeroDivisionError) as caught, messages.told(options):
         raise ZeroDivisionError

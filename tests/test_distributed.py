@@ -161,3 +161,54 @@ def test_process_0_alone_writes_metrics_and_progress(together, alone):
     # A file of events for each model, and one more for each that was stopped.
     events = [path for path in (folder / "tensorboard").rglob("*") if path.is_file()]
     assert len(events) in (7, 8, 9), events
+
+
+@pytest.mark.parametrize("by", ["flags", "variables"])
+def test_the_example_of_the_readme_runs(by, tmp_path):
+    """Its loop of two processes, with a shorter training and a port that is free."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (small.ROOT / "README.md").read_text(), re.M | re.S)
+    (loop,) = (block for block in blocks if "--coordinator=localhost" in block)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    short = [
+        *("--config.seeds=0", "--config.arms=ce", "--config.analysis.pairs=0"),
+        *(f"--config.{role}.duration='4 steps'" for role in ("teacher", "student")),
+    ]
+    flags = f"--coordinator=localhost:{port} --num_processes=2 --process_id=$i"
+    loop = re.sub(r"python (run.py) ", rf"{sys.executable} \1 {' '.join(short)} ", loop)
+    loop = loop.replace("--workdir=runs/two", f"--workdir={tmp_path}/two")
+    loop, changed = re.subn(r"--coordinator=\S+ --num_processes=2 --process_id=\$i", flags, loop)
+    assert changed == 1
+    if by == "variables":
+        loop = loop.replace(flags, "").replace(
+            sys.executable, f"JAX_PROCESS_ID=$i {sys.executable}"
+        )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    if by == "variables":
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+    done = subprocess.run(
+        ["bash", "-c", loop], cwd=small.ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.count("teacher ") == 1, done.stderr
+    assert len(_json(tmp_path / "two" / "config.json")["devices"]) == 2
+    assert set(_json(tmp_path / "two" / "results.json")["arms"]) == {"ce"}
+    assert done.stderr.count("run: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator=localhost:1", "--num_processes=2"], "--process_id=I, got: "),
+        ([], "expected one process of many on a TPU"),
+    ],
+)
+def test_processes_that_nobody_tells_of_are_refused(flags, message, tmp_path):
+    """Before they wait for each other."""
+    command = [sys.executable, str(small.ROOT / "run.py"), "--distributed", *flags]
+    config = [f"--config={small.ROOT / 'configs' / 'digits.py'}", f"--workdir={tmp_path}/a"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([*command, *config], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -23,7 +23,7 @@ def main() -> None:
     if options.help:
         print(flags.help_text(options.help))
         return
-    with messages.told(options):
+    with messages.told(options, overrides):
         first = True
         if options.distributed:
             from mixkd_jax.cli import processes

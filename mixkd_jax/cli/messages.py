@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from mixkd_jax.cli import start
 
 
 @contextlib.contextmanager
-def told(options: argparse.Namespace) -> Iterator[None]:
+def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Ends the process with a message, and no traceback, for what is the user's to mend or wish.
 
     Args:
       options: the flags; their `workdir` is the run's folder, as soon as there is one.
+      overrides: the flags that set fields of the config.
     """
     try:
         yield
     except KeyboardInterrupt:
-        fail(f"interrupted; {_next(options)}", status=130, kind="")
+        fail(f"interrupted; {_next(options, overrides)}", status=130, kind="")
     except Exception as error:
         from mixkd_jax.config import ConfigError
         from mixkd_jax.data import DataError
@@ -30,13 +32,13 @@ def told(options: argparse.Namespace) -> Iterator[None]:
         from mixkd_jax.training.preemption import Stopped
 
         if isinstance(error, Stopped):
-            fail(f"stopped and saved: {error}; {_next(options)}", status=143, kind="")
+            fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
         if isinstance(error, Diverged):
             fail(f"{error}: {_anew(options, str(error))}")
         if isinstance(error, ConfigError | DataError | CheckpointError):
             fail(str(error))
         if _is_run(options.workdir):
-            error.add_note(_next(options))
+            error.add_note(_next(options, overrides))
         raise
 
 
@@ -46,11 +48,13 @@ def fail(message: str, *, status: int = 1, kind: str = "error: ") -> NoReturn:
     sys.exit(status)
 
 
-def _next(options: argparse.Namespace) -> str:
+def _next(options: argparse.Namespace, overrides: Sequence[str]) -> str:
     """Returns the command that goes on."""
     if not _is_run(options.workdir):
         return "nothing was written yet"
     flags = [f"--workdir={options.workdir}"]
+    if options.config and _may_define(options.config):
+        flags = [f"--config={options.config}", *overrides, *flags]
     if options.mode != "train":
         flags.append(f"--mode={options.mode}")
     for name in ("distributed", "coordinator", "num_processes", "process_id"):
@@ -58,6 +62,16 @@ def _next(options: argparse.Namespace) -> str:
         if value is not None and value is not False:
             flags.append(f"--{name}" if value is True else f"--{name}={value}")
     return f"go on with: {start.command(flags)}"
+
+
+def _may_define(config: str) -> bool:
+    """Whether a config is a user's own file, which may have a loss that the run needs."""
+    from mixkd_jax.cli.flags import config_files
+
+    file = pathlib.Path(config.partition(":")[0])
+    return file.suffix == ".py" and file.resolve() not in (
+        f.resolve() for f in config_files().values()
+    )
 
 
 def _anew(options: argparse.Namespace, error: str) -> str:
