@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from mixkd_jax import _checks
@@ -92,7 +93,7 @@ def logit_standardization_kl(
     teacher_logits: ArrayLike,
     *,
     temperature: ArrayLike = 2.0,
-    ddof: Literal[0, 1] = 0,
+    ddof: int = 0,
 ) -> jax.Array:
     """LSKD: T² KL( softmax(Z(t)/T) ‖ softmax(Z(s)/T) ), Z the z-score of a row.
 
@@ -133,7 +134,7 @@ def logit_standardization_kl(
     return temperature**2 * _softmax.kl(student, teacher, 1 / temperature, 0.0)
 
 
-def standardize(logits: ArrayLike, *, ddof: Literal[0, 1] = 0) -> jax.Array:
+def standardize(logits: ArrayLike, *, ddof: int = 0) -> jax.Array:
     """Z-score of each row of logits: (x - mean(x)) / (std(x) + 1e-7), over the classes.
 
     A logit of -inf removes its class: it stays, and counts in neither mean nor
@@ -276,7 +277,7 @@ def distillation_loss(
     if labels is not None:
         kept = student_logits if where is None else jnp.where(where, student_logits, -jnp.inf)
         ce = cross_entropy(kept, labels, axis=axis)
-    elif _checks.visible(ce_weight) and float(ce_weight) == 0:
+    elif _checks.visible(ce_weight) and np.asarray(ce_weight) == 0:
         ce = jnp.zeros_like(kd)
     else:
         raise ValueError(
