@@ -36,7 +36,8 @@ window.onload = () => {{
     broken: [...page.images].filter(one => !one.naturalWidth).length,
     text: page.body.innerText.length,
     first: page.querySelector("header")?.getBoundingClientRect().bottom ?? 0,
-    cut: [...page.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth).length,
+    cut: [...page.querySelectorAll(".scroll")]
+      .filter(one => one.scrollWidth > one.clientWidth).length,
   }}) + " end";
 }};
 </script>"""
