@@ -242,6 +242,20 @@ def test_a_model_is_the_same_alone_and_among_others(together, known, tmp_path):
     assert len({small.bits(s.params)["['Dense_0']['kernel']"] for s in states.values()}) == 5
 
 
+@pytest.mark.slow
+def test_a_convolutional_model_with_statistics_is_the_same_alone_and_among_others(tmp_path):
+    known, teacher = Programs(), small.teacher()
+    steps = dataclasses.replace(small.STEPS, total=5)
+    states = {}
+    for arms in (("mixkd",), ("mixkd:temperature=4", "mixkd", "mixup")):
+        folder = tmp_path / str(len(arms))
+        fits = [small.fit(folder, arm, steps=steps) for arm in arms]
+        ends = _train(folder, *fits, known=known, teacher=teacher)
+        states[len(arms)] = small.bits(ends[arms.index("mixkd")])
+    assert states[1] == states[3]
+    assert _by_name(tmp_path / "1") == {"arms/mixkd/0": _by_name(tmp_path / "3")["arms/mixkd/0"]}
+
+
 def test_the_teacher_is_queried_once_a_step(known, monkeypatch, tmp_path):
     counts = dict.fromkeys(("draw", "query", "update"), 0)
 
