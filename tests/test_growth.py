@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import small
@@ -186,32 +185,39 @@ def test_what_is_measured_anew_is_measured_without_training(copied, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"student__duration": "11 steps"}, 'student.duration is "10 steps" there and "11 steps"'),
-        ({"loss__temperature": "3"}, "loss.temperature is null there and "),
-        ({"mixup__alpha": 0.3, "seed": 1}, "seed is 0 there and 1 here; .*alpha is 1.0 there"),
-        ({"data__noise": 0.1}, "data.noise is 0.0 there and 0.1 here"),
+        ({"student__duration": "11 steps"}, ['student.duration is "10 steps" there and "11 st']),
+        ({"loss__temperature": "3"}, ["loss.temperature is null there and "]),
+        ({"mixup__alpha": 0.3, "seed": 1}, ["seed is 0 there and 1 here", "mixup.alpha is 1.0 th"]),
+        ({"data__noise": 0.1}, ["data.noise is 0.0 there and 0.1 here"]),
     ],
     ids=str,
 )
 def test_what_would_change_a_model_is_refused_by_its_fields(finished, changes, named):
     before = small.files(finished)
-    with pytest.raises(ConfigError, match=f"holds a run of another config: config.{named}"):
+    with pytest.raises(ConfigError, match="holds a run of another config: config.") as caught:
         small.run(finished, _values(arms=(*FIRST, "kd"), **changes))
+    assert all(f"config.{part}" in str(caught.value) for part in named)
+    assert str(caught.value).count(" there and ") == len(named)
     assert small.files(finished) == before
 
 
 def test_a_run_stopped_at_random_steps_and_grown_meanwhile_ends_the_same(finished, tmp_path):
-    """Arms are added while their group is half trained; nothing is repeated, nothing differs."""
+    """Arms are added to a group that is half trained; nothing differs in the end."""
     folder, chance = tmp_path / "run", random.SystemRandom()
-    at = [chance.randrange(1, 12), *sorted(chance.sample(range(1, 10), 3))]
-    arms = [("ce",), FIRST, (*FIRST, "mixup"), (*FIRST, "mixup")]
-    for step, chosen in zip(at, arms, strict=True):
+    at = [chance.randrange(1, 12), *sorted(chance.sample(range(1, 10), 2))]
+    arms = [("mixkd",), ("mixkd",), ("mixkd", "mixup")]
+    for number, (step, chosen) in enumerate(zip(at, arms, strict=True)):
+
+        def stop(now, step=step, number=number):
+            trained = (folder / "teacher" / "evaluation.json").exists()
+            return now == step and trained == (number > 0)
+
         with pytest.raises(Stopped):
-            small.run(folder, _values(arms=chosen), stop=lambda now, step=step: now == step)
-    small.run(folder, _values(arms=FIRST))
-    for name in ("teacher", "arms/ce/0", "arms/mixkd/0"):
+            small.run(folder, _values(arms=chosen), stop=stop)
+    small.run(folder, _values(arms=("mixkd", "mixup")))
+    for name in ("teacher", "arms/mixkd/0"):
         assert _model(folder, name) == _model(finished, name), (name, at)
-    assert np.isfinite(_json(folder / "arms/mixup/0/evaluation.json")["metrics"]["nll"])
+    assert len(_model(folder, "arms/mixup/0")[1]) == 4
 
 
 def test_a_teacher_temperature_that_fits_is_the_one_of_the_validation_images(copied):
