@@ -99,6 +99,33 @@ def test_without_test_images_a_fifth_of_each_class_is_held_out(tmp_path, capsys)
     assert test[:2] != ["train/a/0.png", "train/a/1.png"]  # neighbours often look alike
 
 
+def test_classes_alone_are_split_as_training_images_without_test_images_are(tmp_path, capsys):
+    for name, count in {"b": 10, "a": 5}.items():
+        for index in range(count):
+            _save(tmp_path / name / f"{index}.png")
+    folder = open_folder(tmp_path)
+    assert "3 of 15 training images are held out" in capsys.readouterr().err
+    assert folder.train.class_names == ("a", "b")
+    np.testing.assert_array_equal(_class_counts(folder.test), [1, 2])
+    names = _names(folder.train)[1] + _names(folder.test)[1]
+    assert sorted(names) == sorted(
+        [*(f"a/{i}.png" for i in range(5)), *(f"b/{i}.png" for i in range(10))]
+    )
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="got a/, b/, test/ and no train/"):
+        open_folder(tmp_path)
+
+
+def test_a_chosen_part_of_a_folder_is_read_at_the_size_of_all(tmp_path):
+    _folder(tmp_path, train={"a": 4}, test={"a": 2})
+    whole = load("folder", data_dir=str(tmp_path))
+    chosen = load(
+        "folder", data_dir=str(tmp_path), choose=lambda *_: (np.array([1, 3]), np.array([0]))
+    )
+    np.testing.assert_array_equal(chosen.train.images, whole.train.images[[1, 3]])
+    np.testing.assert_array_equal(chosen.test.images, whole.test.images[[0]])
+
+
 def test_what_is_no_such_folder_is_refused(tmp_path):
     def refused(message, folder=tmp_path):
         with pytest.raises(DataError, match=message):

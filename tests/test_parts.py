@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import small
 
-from mixkd_jax import config
+from mixkd_jax import config, data
 from mixkd_jax.config import ConfigError
 from mixkd_jax.run.images import load_images
 from mixkd_jax.training import sharding
@@ -109,3 +109,30 @@ def test_noise_is_clipped_and_not_wrapped():
 def test_more_than_there_is_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         split_parts(DATASET, _data(**changes), 0)
+
+
+def test_only_images_of_some_part_are_read_and_they_are_the_same(monkeypatch):
+    asked = []
+
+    def load(name, *, choose=None, **_):
+        asked.append(choose)
+        if choose is None:
+            return DATASET
+        train, test = choose(len(DATASET.train), len(DATASET.test))
+        assert (np.diff(train) > 0).all() and len(test) == 20
+        assert len(train) == 40 + 10  # the teacher's lie within the students'
+        chosen = {"train": DATASET.train.subset(train), "test": DATASET.test.subset(test)}
+        return dataclasses.replace(DATASET, **chosen)
+
+    monkeypatch.setattr(data, "load", load)
+    counts = {"teacher_examples": 30, "student_examples": 40, "validation_examples": 10}
+    settings = _data(**counts, test_examples=20, noise=0.1)
+    read = load_images(settings, 0, sharding.data_mesh())
+    whole = split_parts(DATASET, settings, 0)
+    for part in ("teacher", "student", "validation", "test"):
+        np.testing.assert_array_equal(_images(getattr(read, part)), _images(getattr(whole, part)))
+        assert _labels(getattr(read, part)) == _labels(getattr(whole, part))
+    skipping = dataclasses.replace(settings, broken="skip")
+    found = load_images(skipping, 0, sharding.data_mesh())
+    np.testing.assert_array_equal(_images(found.student), _images(whole.student))
+    assert asked[0] is not None and asked[1] is None

@@ -10,7 +10,7 @@ import pytest
 import sklearn.datasets
 import tensorflow_datasets as tfds
 
-from mixkd_jax.data import DataError, Dataset, Split, load
+from mixkd_jax.data import DataError, Dataset, Split, load, tfds_source
 
 
 def _split(n=4, classes=2, shape=(2, 2, 1)):
@@ -191,3 +191,23 @@ def test_importing_the_package_loads_no_data_library():
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_chosen_images_alone_are_read(tmp_path, monkeypatch):
+    images, labels = _prepare(tmp_path)
+    decoded = []
+    decode = tfds_source._decode
+    monkeypatch.setattr(tfds_source, "_decode", lambda *args: decoded.append(None) or decode(*args))
+
+    def choose(num_train, num_test):
+        assert (num_train, num_test) == (5, 5)
+        return np.array([1, 4]), np.array([0])
+
+    found = load("mine", data_dir=str(tmp_path), choose=choose)
+    np.testing.assert_array_equal(found.train.images, images[[1, 4]])
+    np.testing.assert_array_equal(found.train.labels, labels[[1, 4]])
+    assert len(found.test) == 1 and len(decoded) == 3
+    digits = load("digits", choose=lambda *_: (np.array([3, 5]), np.array([7])))
+    whole = load("digits")
+    np.testing.assert_array_equal(digits.train.images, whole.train.images[[3, 5]])
+    np.testing.assert_array_equal(digits.test.labels, whole.test.labels[[7]])
