@@ -70,9 +70,9 @@ def _what(about: dict[str, Any]) -> str:
     recipe, architecture = training.get("recipe"), about["architecture"]
     height, width, channels = images["shape"]
     lines = [
-        f"`{architecture['model']}`: a classifier of {len(about['class_names'])} classes, for images "
-        f"of {height} x {width} pixels and {channels} channel{'s' if channels > 1 else ''}, trained "
-        f"on {about['data']['name']} with mixkd_jax {about['versions']['mixkd-jax']}"
+        f"`{architecture['model']}`: a classifier of {len(about['class_names'])} classes, for "
+        f"images of {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}, "
+        f"trained on {about['data']['name']} with mixkd_jax {about['versions']['mixkd-jax']}"
         + (f" (commit {about['git_commit']})" if about["git_commit"] else "")
         + f", as the model `{training['model']}` of its run, seed {training['seed']}."
     ]
@@ -130,9 +130,9 @@ def _use(about: dict[str, Any]) -> str:
 `config.json` names the classes and how pixels are prepared; `model.safetensors` has the weights.
 With mixkd_jax: `mixkd_jax.load_model(FOLDER).predict("photo.jpg")`.
 
-`model.stablehlo` needs JAX alone, on a CPU, CUDA or TPU. It takes uint8 [batch, {height}, {width}, {channels}] in
-[0, 255], prepares them itself, and returns "logits" and "probabilities" (softmax of the logits,
-{scaled}):
+`model.stablehlo` needs JAX alone, on a CPU, CUDA or TPU. It takes uint8 images
+[batch, {height}, {width}, {channels}], prepares them itself, and returns "logits" and
+"probabilities" (softmax of the logits, {scaled}):
 
 ```python
 import json
@@ -147,10 +147,12 @@ SIZE, RESIZE = ({height}, {width}), ({resize[0]}, {resize[1]})  # height, width
 def read(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB").convert("{mode}")
     scale = max(RESIZE[0] / image.height, RESIZE[1] / image.width)  # until it covers RESIZE
-    high, wide = max(RESIZE[0], round(image.height * scale)), max(RESIZE[1], round(image.width * scale))
+    high = max(RESIZE[0], round(image.height * scale))
+    wide = max(RESIZE[1], round(image.width * scale))
     top, left = (high - SIZE[0]) // 2, (wide - SIZE[1]) // 2  # then the middle of it
     x, y = image.width / wide, image.height / high
-    box = (left * x, top * y, min((left + SIZE[1]) * x, image.width), min((top + SIZE[0]) * y, image.height))
+    right, bottom = min((left + SIZE[1]) * x, image.width), min((top + SIZE[0]) * y, image.height)
+    box = (left * x, top * y, right, bottom)
     resized = image.resize(SIZE[::-1], Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized, np.uint8).reshape(*SIZE, {channels})
 
@@ -183,8 +185,8 @@ def _limits(about: dict[str, Any]) -> str:
         "## Limits",
         "",
         "- It knows its classes alone, and gives an image of anything else to one of them.",
-        f"- Accuracy and calibration are of images like those of {about['data']['name']}; on others "
-        "both are usually worse, and the temperature doesn't carry over.",
+        f"- Accuracy and calibration are of images like those of {about['data']['name']}; on "
+        "others both are usually worse, and the temperature doesn't carry over.",
         "- The figures are of one training with one seed.",
     ]
     if noise:

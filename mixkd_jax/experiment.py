@@ -13,7 +13,8 @@ from mixkd_jax import config, data
 from mixkd_jax.config import ConfigError, arms
 from mixkd_jax.files import absolute
 from mixkd_jax.folder import Folder
-from mixkd_jax.run import models, summary, workdir
+from mixkd_jax.models import teachers
+from mixkd_jax.run import adopt, models, summary, workdir
 from mixkd_jax.run.images import load_images
 from mixkd_jax.run.run import Run
 from mixkd_jax.training import sharding
@@ -26,6 +27,7 @@ def run(
     *,
     mode: str = "train",
     dataset: data.Dataset | None = None,
+    teacher: Any = None,
     stop: Callable[[int], bool] = lambda step: False,
     progress: Progress | None = None,
     command: str = "",
@@ -38,6 +40,10 @@ def run(
         it lacks are added to it.
       mode: "train", or "evaluate" or "analyze" to measure the newest checkpoints that are there.
       dataset: used instead of loading the config's.
+      teacher: used instead of training the config's: a function that jit can trace, from images
+        f32[B, H, W, C] in [0, 255] to logits [B, C]; a pair (function, variables) of a function of
+        both, or (`Network`, variables); a `models.host_teacher`; or a list of these, whose
+        probabilities are averaged. docs/teachers.md has examples.
       stop: whether to save and stop after a step; `preemption.StopRequest()` listens to SIGTERM.
       progress: what shows how the run goes on; None makes one that writes to standard error.
       command: what the user typed, for the report.
@@ -48,12 +54,13 @@ def run(
     Raises:
       config.ConfigError: for a wrong config or folder, before anything is compiled.
       data.DataError: if the data set can't be loaded.
+      models.TeacherError: for a `teacher` that can't be learned from.
       training.member.Diverged, training.preemption.Stopped: see there; run again to continue.
     """
     if progress is not None:
-        return _run(values, folder, mode, dataset, stop, progress, command)
+        return _run(values, folder, mode, dataset, teacher, stop, progress, command)
     with Progress(enabled=jax.process_index() == 0) as progress:
-        return _run(values, folder, mode, dataset, stop, progress, command)
+        return _run(values, folder, mode, dataset, teacher, stop, progress, command)
 
 
 def _run(
@@ -61,6 +68,7 @@ def _run(
     folder: str | os.PathLike[str],
     mode: str,
     dataset: data.Dataset | None,
+    teacher: Any,
     stop: Callable[[int], bool],
     progress: Progress,
     command: str,
@@ -68,11 +76,14 @@ def _run(
     """Does what `run` does; its arguments are there."""
     here = Folder(absolute(folder))
     config.parse(values)
+    given = None if teacher is None else teachers.as_teacher(teacher)
+    values = adopt.adopt(values) if given is None else _given(values)
     joined = workdir.joined(here, values)
     settings = config.parse(joined)
     chosen = arms.resolve(settings)
     for role in ("teacher", "student"):
-        models.check_model(role, getattr(settings, role))
+        if role == "student" or given is None:
+            models.check_model(role, getattr(settings, role))
     if mode != "train" and not here.config.exists():
         raise ConfigError(
             f"--workdir: expected the folder of a run for --mode={mode}, got {here.root}"
@@ -81,8 +92,11 @@ def _run(
     with progress.during("loading data"):
         mesh = sharding.data_mesh()
         images = load_images(settings.data, settings.seed, mesh, dataset)
+    adopt.check(settings, images.about())
+    if given is not None:
+        teachers.check(given, images.test.image_shape, images.num_classes)
     with progress.during("making models"):
-        made = Run(settings, chosen, joined, here, images, mesh, progress, stop)
+        made = Run(settings, chosen, joined, here, images, mesh, progress, stop, given)
         works = made.works()
         told = summary.first_lines(folder, settings, images, works, made.num_groups())
     if jax.process_index() == 0:
@@ -99,6 +113,14 @@ def _run(
         made.analyse(again=mode == "analyze")
     with progress.during("writing the report"):
         return _report(here)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config as JSON has it, with a teacher that the config doesn't describe."""
+    made = workdir.plain(values)
+    fresh = workdir.plain(config.get_defaults())["teacher"]
+    made["teacher"] = {**fresh, "model": models.GIVEN, "duration": "0 epochs"}
+    return made
 
 
 def _report(folder: Folder) -> dict[str, Any]:

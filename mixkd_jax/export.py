@@ -78,9 +78,9 @@ def write(model: StoredModel, folder: epath.Path, name: str) -> None:
 
 
 def to_stablehlo(model: StoredModel) -> bytes:
-    """Returns the serialized function from u8[B, H, W, C] to "logits" and "probabilities" f32[B, C].
+    """Returns the serialized function from u8[B, H, W, C] to "logits" and "probabilities".
 
-    Preprocessing and calibration are inside; B is free.
+    Both are f32[B, C]. Preprocessing and calibration are inside; B is free.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.about["images"]["shape"]), np.uint8)
@@ -140,7 +140,7 @@ def _upload(folder: str, repository: str) -> str:
         )
     except (OSError, ValueError) as error:  # its own errors have no other base in common
         raise ModelError(
-            f"--out: {repository} can't be written to: {type(error).__name__}: {error}; log in with "
-            "`hf auth login`"
+            f"--out: {repository} can't be written to: {type(error).__name__}: {error}; log in "
+            "with `hf auth login`"
         ) from error
     return str(done)

@@ -9,6 +9,7 @@ import re
 from etils import epath
 
 TEACHER = "teacher"
+BEST = "best"
 _COLON = "~"  # what an arm's colons become in a path: some file systems take none
 
 
@@ -44,6 +45,16 @@ class ModelFolder:
     """
 
     path: epath.Path
+
+    @property
+    def best(self) -> ModelFolder:
+        """The model as it was where it did best on the validation images, if that is kept."""
+        return ModelFolder(self.path / BEST)
+
+    @property
+    def validation(self) -> epath.Path:
+        """Of a best model: the measures of the validation images that it was chosen by."""
+        return self.path / "validation.json"
 
     @property
     def evaluation(self) -> epath.Path:

@@ -223,8 +223,8 @@ class Model:
             return 1.0
         if self.temperature is None:
             raise ModelError(
-                f"{self._stored.where}: expected a model with a temperature, got one whose run held "
-                "out no images to fit it on (config.data.validation_examples)"
+                f"{self._stored.where}: expected a model with a temperature, got one whose run "
+                "held out no images to fit it on (config.data.validation_examples)"
             )
         return self.temperature
 
@@ -232,8 +232,8 @@ class Model:
         shape = np.shape(images)
         if len(shape) != 4 or shape[1:] != self.image_shape:
             raise ModelError(
-                f"images: expected an array [B, {', '.join(map(str, self.image_shape))}], got shape "
-                f"{list(shape)}; `read` makes one of files and of arrays of any size"
+                f"images: expected an array [B, {', '.join(map(str, self.image_shape))}], got "
+                f"shape {list(shape)}; `read` makes one of files and of arrays of any size"
             )
         if isinstance(images, jax.core.Tracer) or shape[0] <= _BATCH:
             return function(self._variables, images)

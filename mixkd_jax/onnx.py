@@ -128,7 +128,7 @@ class _Graph:
         if isinstance(value, _Tensor):
             return value.name
         name = f"c{len(self.initializers)}"
-        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def _equation(self, eqn: Any, values: list[_Value]) -> list[_Value]:

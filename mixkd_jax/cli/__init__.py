@@ -33,6 +33,16 @@ def main() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         from mixkd_jax.training.progress import Progress
 
+        if options.mode in ("predict", "export"):
+            with (
+                Progress(enabled=first) as progress,
+                progress.during(f"{options.mode}ing {options.model}"),
+            ):
+                from mixkd_jax.cli import use
+
+                told = getattr(use, options.mode)(options)
+            print(told, flush=True)
+            return
         with Progress(enabled=first) as progress:
             table, page = _run(options, overrides, progress)
         if first:

@@ -17,7 +17,11 @@ MODES = {
     "evaluate": "measures a run's newest checkpoints, finished or not",
     "analyze": "analyses how these behave between images",
     "compare": "sets the runs of --runs side by side in --workdir",
+    "predict": "predicts the images of --images with the trained model --model",
+    "export": "writes the trained model --model to --out, for use elsewhere",
 }
+# Flags that a mode can't do without; all others need a config.
+NEEDED = {"compare": (), "predict": ("model", "images"), "export": ("model", "out")}
 
 HELP = """\
 Trains a teacher, distils students from it on mixed inputs, measures and reports.
@@ -35,6 +39,12 @@ flags:
   --workdir=RUN           the run's folder, by default a new one in runs/; one that
                           holds a run needs no --config
   --mode=MODE             see below; --runs=RUN,RUN belongs to compare
+  --model=MODEL           of predict and export: the folder of a run's model, such as
+                          runs/a/arms/mixkd/0, an exported one, or hf://OWNER/NAME
+  --images=FOLDER         of predict: a folder of images, or files: a.jpg,b.jpg
+  --calibrated            of predict: divides logits by the fitted temperature
+  --out=PATH              of export: a new folder, or hf://OWNER/NAME; of predict: the
+                          name of its .csv and .json, by default predictions
   --distributed           one process of many; a TPU slice, Slurm, Open MPI and
                           Kubernetes tell the others, or you do:
                           --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -54,12 +64,19 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workdir")
     parser.add_argument("--mode", default="train", choices=list(MODES))
     parser.add_argument("--runs", default=[], type=lambda text: text.split(","))
+    parser.add_argument("--model")
+    parser.add_argument("--images")
+    parser.add_argument("--calibrated", action="store_true")
+    parser.add_argument("--out")
     parser.add_argument("--distributed", action="store_true")
     parser.add_argument("--coordinator")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
     options, rest = parser.parse_known_args(_joined(arguments))
-    if not (options.help or options.config or options.workdir or options.mode == "compare"):
+    for name in NEEDED.get(options.mode, ()):
+        if not (options.help or getattr(options, name)):
+            fail(f"--{name}: expected a value with --mode={options.mode}, got none")
+    if not (options.help or options.config or options.workdir or options.mode in NEEDED):
         fail(f"--config: expected a config, got none; try --config={_called('digits')}, or --help")
     for argument in rest:
         if not argument.startswith(("--config.", "--noconfig.")):

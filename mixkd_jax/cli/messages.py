@@ -27,6 +27,8 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
     except Exception as error:
         from mixkd_jax.config import ConfigError
         from mixkd_jax.data import DataError
+        from mixkd_jax.models import TeacherError
+        from mixkd_jax.run.stored import ModelError
         from mixkd_jax.training.checkpoint import CheckpointError
         from mixkd_jax.training.member import Diverged
         from mixkd_jax.training.preemption import Stopped
@@ -35,7 +37,7 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
             fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
         if isinstance(error, Diverged):
             fail(f"{error}: {_anew(options, str(error))}")
-        if isinstance(error, ConfigError | DataError | CheckpointError):
+        if isinstance(error, ConfigError | DataError | CheckpointError | ModelError | TeacherError):
             fail(str(error))
         if _is_run(options.workdir):
             error.add_note(_next(options, overrides))

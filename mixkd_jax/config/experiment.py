@@ -63,6 +63,11 @@ class Checkpoint:
         "20 epochs", "between checkpoints; the last step always has one"
     )
     keep: int = fields.integer(2, "the newest ones kept of each model", 1)
+    best: str = fields.one_of(
+        ("", "accuracy", "ece", "nll"),
+        "keeps also each student as it was where this measure of the validation images was best, and "
+        "reports it apart",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixkd_jax import mixup
-from mixkd_jax.models.network import Network, Variables
+from mixkd_jax.models.network import Classifier, Variables
 from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import Images
 
@@ -31,7 +31,7 @@ class Predictions(NamedTuple):
 Predict = Callable[[Variables, Images, np.ndarray, np.ndarray, np.ndarray], Predictions]
 
 
-def create_predict(network: Network, *, mesh: Mesh, batch_size: int) -> Predict:
+def create_predict(network: Classifier, *, mesh: Mesh, batch_size: int) -> Predict:
     """Returns a function (variables, images, i, j, lam) to predictions for lam x_i + (1-lam) x_j.
 
     Args:
@@ -51,7 +51,15 @@ def create_predict(network: Network, *, mesh: Mesh, batch_size: int) -> Predict:
         whole = sharding.gathered(mesh, variables)
         return network.logits_and_features(whole, mixup.interpolate(lam, x_i, x_j))
 
-    compiled = jax.jit(forward, out_shardings=sharding.replicated(mesh))
+    everywhere = sharding.replicated(mesh)
+    compiled = jax.jit(forward, out_shardings=everywhere)
+    if network.on_host:
+        mix = jax.jit(mixup.interpolate, out_shardings=split)
+        gather = jax.jit(lambda logits: logits, out_shardings=everywhere)
+        compiled = lambda variables, x_i, x_j, lam: (  # noqa: E731
+            gather(network.logits(variables, mix(lam, x_i, x_j))),
+            None,
+        )
 
     def predict(variables, images, i, j, lam):
         parts = []

@@ -18,14 +18,22 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mixkd_jax.models import imagenet
+from mixkd_jax.models import imagenet, own
 from mixkd_jax.models.cnn import CNN
 from mixkd_jax.models.imagenet import pixel_statistics
 from mixkd_jax.models.preprocess import standardize
 from mixkd_jax.models.resnet import ResNet
+from mixkd_jax.models.teachers import TeacherError, host_teacher
 from mixkd_jax.models.wrn import WideResNet
 
-__all__ = ["create_model", "model_names", "pixel_statistics", "standardize"]
+__all__ = [
+    "TeacherError",
+    "create_model",
+    "host_teacher",
+    "model_names",
+    "pixel_statistics",
+    "standardize",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +73,8 @@ def create_model(
     """Builds a model without its variables.
 
     Args:
-        name: One of `model_names()`.
+        name: One of `model_names()`, or "package.module:factory" of a user's own, as
+            `mixkd_jax.models.own.CONTRACT` says.
         num_classes: Number of logits.
         dtype: Of the computation, such as ``"bfloat16"``; parameters, BatchNorm statistics and
             logits are float32.
@@ -82,9 +91,9 @@ def create_model(
         ValueError: For an unknown name or option, naming the right ones and the closest, or a
             wrong value.
     """
-    if name not in _MODELS:
+    if ":" not in name and name not in _MODELS:
         raise ValueError(f"model name: {_one_of(name, _MODELS)}")
-    entry = _MODELS[name]
+    entry = _MODELS.get(name) or _Entry(functools.partial(own.create, name), {})
     for option in options:
         if option not in entry.options:
             raise ValueError(f"option of model {name!r}: {_one_of(option, entry.options)}")

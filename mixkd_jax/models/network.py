@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,29 @@ import jax.numpy as jnp
 from mixkd_jax.models.preprocess import standardize
 
 Variables = Mapping[str, Any]  # {"params": ..., "batch_stats": ...}, as Flax Linen has them
+
+
+class Classifier(Protocol):
+    """What a teacher must be able to do: a `Network`, or one of `mixkd_jax.models.teachers`.
+
+    Attributes:
+      on_host: whether it runs on the host, and so is called between compiled programs.
+    """
+
+    @property
+    def on_host(self) -> bool:
+        """See above."""
+        ...
+
+    def logits(self, variables: Any, images: jax.Array, /) -> jax.Array:
+        """Returns f32[B, C] for pixels [B, H, W, C] in [0, 255], in evaluation mode."""
+        ...
+
+    def logits_and_features(
+        self, variables: Any, images: jax.Array, /
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the logits, and the inputs of the last layer f32[B, D] if it gives them."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +54,7 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int = 0
+    on_host: ClassVar[bool] = False
 
     def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         """Returns new variables for images [H, W, C]."""
@@ -89,7 +113,7 @@ class Network:
 
 
 class Teacher(NamedTuple):
-    """A frozen network with its variables: what students learn from."""
+    """A frozen classifier with its variables: what students learn from."""
 
-    network: Network
-    variables: Variables
+    network: Classifier
+    variables: Any

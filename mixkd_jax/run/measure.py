@@ -18,7 +18,8 @@ from mixkd_jax.evaluation.evaluate import Evaluation, evaluate
 from mixkd_jax.evaluation.predict import Predict, create_predict, predict_all
 from mixkd_jax.evaluation.scores import score
 from mixkd_jax.files import write_json
-from mixkd_jax.models.network import Network, Teacher, Variables
+from mixkd_jax.models.network import Classifier, Teacher, Variables
+from mixkd_jax.models.teachers import TeacherError, check_answers
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.training import sharding
 from mixkd_jax.training.clock import Clock
@@ -38,7 +39,7 @@ class Measures:
         self._settings = settings
         self._images = images
         self._mesh = mesh
-        self._predicts: dict[Network, Predict] = {}
+        self._predicts: dict[Classifier, Predict] = {}
         self._teacher_logits: dict[str, np.ndarray] = {}
         self._probe: analyse.Probe | None = None
         self._teacher_probe: analyse.ProbePredictions | None = None
@@ -67,12 +68,18 @@ class Measures:
         )
 
     def keep_teacher_logits(self, teacher: Teacher) -> None:
-        """Predicts the test and the validation images with the teacher, for its students."""
+        """Predicts the test and the validation images with the teacher, for its students.
+
+        Raises:
+          TeacherError: if its logits aren't finite.
+        """
         for part in ("test", "validation"):
             images = getattr(self._images, part)
             if images is not None:
                 predict = self._predict(teacher.network)
-                self._teacher_logits[part] = predict_all(predict, teacher.variables, images)
+                logits = predict_all(predict, teacher.variables, images)
+                check_answers(logits)
+                self._teacher_logits[part] = logits
 
     def fitted_temperature(self) -> float:
         """Returns the temperature that minimises the teacher's NLL on the validation images."""
@@ -104,6 +111,22 @@ class Measures:
             content = {"step": step, **dataclasses.asdict(measured), **about}
             write_json(fit.folder.evaluation, content)
         clock.save()
+
+    def check_same_teacher(self, fit: Fit) -> None:
+        """Checks that a given teacher answers as it did when the run began, up to rounding.
+
+        Raises:
+          TeacherError: if it answers otherwise.
+        """
+        known = _read(fit.folder.evaluation).get("metrics", {})
+        found = self._scores_of_teacher(1.0)
+        for name in ("accuracy", "nll"):
+            if name in known and abs(found[name] - known[name]) > 1e-2 * abs(known[name]) + 1e-3:
+                raise TeacherError(
+                    f"teacher: expected the one that this run began with, whose {name} on the test "
+                    f"images is {known[name]:.4f}, got one with {found[name]:.4f}; name another "
+                    "folder"
+                )
 
     def is_evaluated(self, fit: Fit) -> bool:
         """Whether a model was evaluated after its last step, with the bins of the config.
@@ -150,7 +173,7 @@ class Measures:
         labels = images.labels(np.arange(len(images)))
         return score(logits, labels, num_bins=self._settings.evaluation.num_bins)[0]
 
-    def _predict(self, network: Network) -> Predict:
+    def _predict(self, network: Classifier) -> Predict:
         if network not in self._predicts:
             size = min(self._settings.evaluation.batch_size, len(self._images.test))
             self._predicts[network] = create_predict(network, mesh=self._mesh, batch_size=size)

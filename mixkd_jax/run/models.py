@@ -10,6 +10,7 @@ import jax
 
 from mixkd_jax import config, models
 from mixkd_jax.config import ConfigError
+from mixkd_jax.models import own
 from mixkd_jax.models.network import Network, Variables
 
 GIVEN = "given"  # a teacher's model that isn't by name: `experiment.run(..., teacher=...)`
@@ -17,6 +18,11 @@ GIVEN = "given"  # a teacher's model that isn't by name: `experiment.run(..., te
 
 def check_model(name: str, training: config.Training) -> None:
     """Raises ConfigError for what is wrong with a model whatever the data are."""
+    if training.model == GIVEN:
+        raise ConfigError(
+            f'config.{name}.model: expected the name of a model, got "{GIVEN}", which is what a '
+            "run has whose teacher is given from Python: experiment.run(..., teacher=...)"
+        )
     try:
         models.create_model(training.model, num_classes=2)
     except ValueError as error:
@@ -79,11 +85,19 @@ def create_network(
 
 
 def check_fits(
-    name: str, training: config.Training, network: Network, image_shape: tuple[int, int, int]
+    name: str,
+    training: config.Training,
+    network: Network,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
 ) -> None:
     """Raises ConfigError if a model refuses images of this shape; only traces it."""
     key = jax.eval_shape(jax.random.key, 0)
     try:
+        if ":" in training.model:
+            side = network.image_size
+            shape = (side, side, image_shape[-1]) if side else image_shape
+            own.check(training.model, network.module, shape, num_classes)
         jax.eval_shape(functools.partial(network.init, image_shape=image_shape), key)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.{name}.model: {training.model}: {error}") from None

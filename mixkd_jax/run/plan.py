@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from mixkd_jax import config, objectives
@@ -13,7 +14,8 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.config.arms import Arm
 from mixkd_jax.data.device import Augmentation, Batching
 from mixkd_jax.folder import TEACHER, Folder, student_name
-from mixkd_jax.run import models
+from mixkd_jax.models.network import Teacher
+from mixkd_jax.run import adopt, models
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.training import sharding
 from mixkd_jax.training.fit import Fit, Steps
@@ -32,6 +34,7 @@ class Plan:
       folder: of the run.
       images: of the run.
       mesh: all devices.
+      given: a teacher that isn't to be trained; None makes the config's.
     """
 
     settings: config.Experiment
@@ -39,6 +42,7 @@ class Plan:
     folder: Folder
     images: RunImages
     mesh: Mesh
+    given: Teacher | None = None
 
     def teacher(self) -> Fit:
         """Returns the fit of the teacher: cross-entropy on images as they are.
@@ -47,7 +51,7 @@ class Plan:
           ConfigError: for settings that don't fit the images or the devices, or a file of weights
             that doesn't fit the model; so do the others here.
         """
-        return self._create(TEACHER, TEACHER, 0)
+        return self._create(TEACHER, TEACHER, 0) if self.given is None else self._frozen(self.given)
 
     def student(self) -> Fit:
         """Returns the fit that those of all arms and seeds are made from by `of_arm`."""
@@ -101,6 +105,34 @@ class Plan:
         recipe = dataclasses.replace(fit.recipe, network=frozen, optimizer=made.pop("optimizer"))
         return dataclasses.replace(fit, **self._identity(name, seed), recipe=recipe, **made)
 
+    def _frozen(self, teacher: Teacher) -> Fit:
+        """Returns the fit of a teacher that is as it is; its variables are put on all devices."""
+        how = self.settings.teacher_parameters
+        places = sharding.parameters(self.mesh, teacher.variables, how)
+        recipe = Recipe(
+            network=teacher.network,  # pyright: ignore[reportArgumentType]  # which nothing trains
+            objective=objectives.cross_entropy,
+            distils=False,
+            words=(),
+            optimizer=optax.identity(),
+            mesh=self.mesh,
+            parameters=how,
+        )
+        return Fit(
+            **self._identity(TEACHER, 0),
+            recipe=recipe,
+            numbers={},
+            parts=("ce",),
+            batching=self._batching(self.settings.teacher.batch_size),
+            images=self.images.teacher,
+            mixup=None,
+            steps=Steps(total=0, per_epoch=1, log=1, validate=1, checkpoint=1),
+            schedule=optax.constant_schedule(0.0),
+            keep=self.settings.checkpoint.keep,
+            config=self.values,
+            frozen=jax.device_put(teacher.variables, places),
+        )
+
     def _identity(self, name: str, seed: int) -> dict[str, Any]:
         """What tells fits of one model apart; the key's number is 0 for the teacher."""
         key = jax.random.fold_in(jax.random.key(self.settings.seed), seed)
@@ -122,7 +154,7 @@ class Plan:
             )
         sharding.check_divisible(path, training.batch_size, self.mesh)
         network = models.create_network(settings.data, training, self.images.num_classes)
-        models.check_fits(role, training, network, images.image_shape)
+        models.check_fits(role, training, network, images.image_shape, self.images.num_classes)
         made = self._durations(role, training, len(images))
         return Fit(
             **self._identity(name, seed),
@@ -143,7 +175,8 @@ class Plan:
             **made,
             keep=settings.checkpoint.keep,
             config=self.values,
-            start=models.read_weights(role, training, network, images.image_shape),
+            start=adopt.read(role, training, network, images.image_shape)
+            or models.read_weights(role, training, network, images.image_shape),
         )
 
     def _batching(self, batch_size: int) -> Batching:

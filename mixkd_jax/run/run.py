@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from mixkd_jax import config
 from mixkd_jax.config import ConfigError
 from mixkd_jax.config.arms import Arm
+from mixkd_jax.files import write_json
 from mixkd_jax.folder import Folder, split_name
 from mixkd_jax.models.network import Teacher, Variables
+from mixkd_jax.run import adopt
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.run.measure import Measures
 from mixkd_jax.run.plan import Plan
-from mixkd_jax.training import group
+from mixkd_jax.training import group, sharding
 from mixkd_jax.training.clock import RunClock
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.forecast import Work
@@ -43,6 +45,7 @@ class Run:
         mesh: Mesh,
         progress: Progress,
         stop: Callable[[int], bool],
+        given: Teacher | None = None,
     ):
         """Makes the fits; compiles nothing and writes nothing.
 
@@ -55,6 +58,7 @@ class Run:
           mesh: all devices.
           progress: what a person sees meanwhile.
           stop: from a step to whether to stop after it.
+          given: a teacher that isn't to be trained; None makes the config's.
 
         Raises:
           ConfigError: for settings that don't fit the images or the devices, or a file of weights
@@ -69,7 +73,8 @@ class Run:
                     )
         self._settings, self._arms = settings, arms
         self._fitted = math.nan
-        self._plan = Plan(settings, values, folder, images, mesh)
+        self._plan = Plan(settings, values, folder, images, mesh, given)
+        self._known = adopt.evaluation(settings, values, images.about())
         self._teacher = self._plan.teacher()
         self._student = self._plan.student()
         self._measures = Measures(settings, images, mesh)
@@ -105,7 +110,10 @@ class Run:
     def train(self) -> None:
         """Trains and evaluates the teacher and then its students, group by group."""
         if not self._measures.is_evaluated(self._teacher):
-            self._train("teacher", [self._teacher], None)
+            if self._teacher.frozen is None:
+                self._train("teacher", [self._teacher], None)
+            else:
+                self._evaluate_frozen(self._teacher)
         if not self._left():
             return
         teacher = self._load_teacher()
@@ -165,6 +173,12 @@ class Run:
         ]
         group.train(fits, teacher, self._session, self._finish)
 
+    def _evaluate_frozen(self, fit: Fit) -> None:
+        with self._progress.during(f"evaluating {fit.name}"):
+            self._measures.write_evaluation(fit, 0, fit.frozen, fit.clock(), {})
+        self._progress.trained(fit.name)
+        self._clock.save()
+
     def _train_head(self, head: Fit) -> Variables:
         """Trains a first stage, if it isn't yet, and returns what it ends with."""
         newest = head.newest()
@@ -188,8 +202,17 @@ class Run:
     def _finish(self, member: Member) -> None:
         fit, state = member.fit, member.state
         about = self._about(fit)
-        with self._progress.during(f"evaluating {fit.name}"):
-            self._measures.write_evaluation(fit, member.step, state.variables, member.clock, about)
+        if fit is self._teacher and self._known is not None:
+            self._progress.say("teacher: measured by its own run, on the same images")
+            if jax.process_index() == 0:
+                write_json(fit.folder.evaluation, {"step": member.step, **self._known})
+            member.clock.save()
+            sharding.barrier("copied")
+        else:
+            with self._progress.during(f"evaluating {fit.name}"):
+                self._measures.write_evaluation(
+                    fit, member.step, state.variables, member.clock, about
+                )
         self._progress.trained(fit.name)
         self._clock.save()
 
@@ -212,6 +235,8 @@ class Run:
         teacher = Teacher(self._teacher.recipe.network, newest[1])
         with self._progress.during("predicting with the teacher"):
             self._measures.keep_teacher_logits(teacher)
+        if self._teacher.frozen is not None:
+            self._measures.check_same_teacher(self._teacher)
         if any(arm.loss and arm.loss.teacher_temperature == "fit" for arm in self._arms):
             self._fitted = self._measures.fitted_temperature()
             self._progress.say(

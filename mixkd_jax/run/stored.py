@@ -66,14 +66,7 @@ def load(path: str | os.PathLike[str]) -> StoredModel:
         functools.partial(network.init, image_shape=tuple(found.about["images"]["shape"])),
         jax.eval_shape(jax.random.key, 0),
     )
-    try:
-        if found.checkpoints is not None:
-            variables = read_variables(found.checkpoints, shapes)[1]
-        else:
-            variables = _read_safetensors(found.folder / WEIGHTS, shapes)
-    except (CheckpointError, WeightsError) as error:
-        raise ModelError(str(error)) from None
-    return StoredModel(os.fspath(path), found.about, network, variables)
+    return StoredModel(os.fspath(path), found.about, network, read(found, shapes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +84,11 @@ class Found:
     about: Description
     checkpoints: epath.Path | None = None
     run: Folder | None = None
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is the teacher of its run."""
+        return self.about["training"]["model"] == TEACHER
 
 
 def find(path: str | os.PathLike[str]) -> Found:
@@ -114,6 +112,20 @@ def find(path: str | os.PathLike[str]) -> Found:
                 raise ModelError(f"{text}: expected a model of the run {root}, which has {known}")
             return Found(own.path, describe(run, name), own.path, run)
     raise ModelError(f"{text}: expected a model ({_FORMS}), got a path that is none of them")
+
+
+def read(found: Found, shapes: Any) -> dict[str, Any]:
+    """Returns a model's variables, which have the `shapes` that `Network.init` gives them.
+
+    Raises:
+      ModelError: if they are damaged, not finite or don't fit; it names each that doesn't.
+    """
+    try:
+        if found.checkpoints is not None:
+            return read_variables(found.checkpoints, shapes)[1]
+        return _read_safetensors(found.folder / WEIGHTS, shapes)
+    except (CheckpointError, WeightsError) as error:
+        raise ModelError(str(error)) from None
 
 
 def is_folder(path: str) -> bool:
@@ -146,12 +158,12 @@ def describe(run: Folder, name: str) -> Description:
       name: of the model, such as "arms/mixkd/0" or "arms/mixkd/0/best".
 
     Returns:
-      "format"; "architecture": the config's model, head, dtype and pixels; "images": "shape" (height,
-      width, channels) and "resize" (what an image is resized to cover before its middle is taken),
-      "mean" and "std" (on the scale of [0, 1]), "image_size" (that the network itself resizes to, 0
-      if it doesn't); "class_names"; "metrics" on the test images, "calibrated": the same after
-      dividing logits by its "temperature", or None; "training": the model's name, step and recipe;
-      "data", "versions" and "git_commit" as the run's `config.json` has them.
+      "format"; "architecture": the config's model, head, dtype and pixels; "images": "shape"
+      (height, width, channels) and "resize" (what an image is resized to cover before its middle
+      is taken), "mean" and "std" (on the scale of [0, 1]), "image_size" (that the network itself
+      resizes to, 0 if it doesn't); "class_names"; "metrics" on the test images, "calibrated": the
+      same after dividing logits by its "temperature", or None; "training": the model's name, step
+      and recipe; "data", "versions" and "git_commit" as the run's `config.json` has them.
 
     Raises:
       ModelError: if the files lack something.

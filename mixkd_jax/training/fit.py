@@ -81,6 +81,8 @@ class Fit:
       config: of the run, written beside each checkpoint.
       start: variables to begin with; a part that they lack, such as the head, is random, as all
         is with None.
+      frozen: the variables of a model that isn't trained and has no checkpoints.
+      best: by which of its validation's metrics the best state is kept too; "" keeps none.
       validate: from variables to metrics of held-out images; None if there are none.
     """
 
@@ -99,6 +101,8 @@ class Fit:
     keep: int
     config: dict[str, Any]
     start: Variables | None = None
+    frozen: Any = None
+    best: str = ""
     validate: Callable[[Variables], dict[str, float]] | None = None
 
     @functools.cached_property
@@ -113,6 +117,10 @@ class Fit:
     def checkpoints(self) -> Checkpoints:
         """Opens the folder of the fit's checkpoints."""
         return Checkpoints(self.folder.path, keep=self.keep, config=self.config)
+
+    def best_checkpoints(self) -> Checkpoints:
+        """Opens the folder of the one checkpoint that did best on the validation images."""
+        return Checkpoints(self.folder.best.path, keep=1, config=self.config)
 
     def clock(self) -> Clock:
         """Returns a clock that goes on from the time that the model took so far."""
@@ -141,6 +149,8 @@ class Fit:
 
     def newest(self) -> tuple[int, Variables] | None:
         """Returns the step and the variables of the newest checkpoint; None if there is none."""
+        if self.frozen is not None:
+            return 0, self.frozen
         with self.checkpoints() as checkpoints:
             step = checkpoints.latest()
             if step is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from mixkd_jax.models.network import Network
+from mixkd_jax.models.network import Classifier
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.state import TrainState
 from mixkd_jax.training.step import draw_batch, query_teacher, update_student
@@ -46,10 +46,11 @@ class Programs:
 
         return self._once(("draw", fit.batching, per_example), lambda: jax.jit(draw))
 
-    def query(self, teacher: Network, fit: Fit) -> Program:
+    def query(self, teacher: Classifier, fit: Fit) -> Program:
         """Returns (the teacher's variables, images) -> its logits."""
         query = functools.partial(query_teacher, teacher, fit.recipe.mesh)
-        return self._once(("query", teacher), lambda: jax.jit(query))
+        # One on the host is no program: a callback within one hangs on several CPU devices.
+        return self._once(("query", teacher), lambda: query if teacher.on_host else jax.jit(query))
 
     def init(self, fit: Fit) -> Program:
         """Returns key -> the state before the first step."""

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from mixkd_jax import losses, mixup, vicinal
 from mixkd_jax.data.device import Batch, Batching, Feed
-from mixkd_jax.models.network import Network, Variables
+from mixkd_jax.models.network import Classifier, Network
 from mixkd_jax.training import sharding
 from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.state import TrainState
@@ -80,9 +80,7 @@ def draw_batch(
     return Batch(images, labels, batch.counts)
 
 
-def query_teacher(
-    teacher: Network, mesh: Mesh, variables: Variables, images: jax.Array
-) -> jax.Array:
+def query_teacher(teacher: Classifier, mesh: Mesh, variables: Any, images: jax.Array) -> jax.Array:
     """Returns the teacher's logits f32[B, C] on what students will see, without a gradient."""
     whole = sharding.gathered(mesh, variables)
     return jax.lax.stop_gradient(teacher.logits(whole, images))

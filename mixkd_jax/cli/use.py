@@ -1,0 +1,50 @@
+"""The modes that use a trained model: predict and export."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import os
+
+from mixkd_jax.files import write_json, write_text
+from mixkd_jax.model import Prediction, load_model
+
+_HEADINGS = ("file", "class", "probability", "margin", "error")
+
+
+def predict(options: argparse.Namespace) -> str:
+    """Predicts `--images` with `--model`, writes what it finds as CSV and JSON, and returns it."""
+    import tabulate
+
+    name = options.out or "predictions"
+    images = options.images
+    if "," in images and not os.path.exists(images):
+        images = images.split(",")
+    model = load_model(_model(options))
+    rows = [_row(found) for found in model.predict_each(images, calibrated=options.calibrated)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_HEADINGS, *(["" if v is None else v for v in row] for row in rows)])
+    write_text(f"{name}.csv", text.getvalue())
+    write_json(f"{name}.json", [dict(zip(_HEADINGS, row, strict=True)) for row in rows])
+    shown = [row[:4] if not row[4] else [row[0], row[4], None, None] for row in rows]
+    table = tabulate.tabulate(shown, _HEADINGS[:4], floatfmt=".4f", disable_numparse=[0, 1])
+    return f"{table}\n\nwritten: {name}.csv, {name}.json"
+
+
+def export(options: argparse.Namespace) -> str:
+    """Writes `--model` to `--out`, and returns where that is."""
+    from mixkd_jax.export import export
+
+    return f"exported: {export(_model(options), options.out)}"
+
+
+def _model(options: argparse.Namespace) -> str:
+    return f"{options.workdir}/{options.model}" if options.workdir else options.model
+
+
+def _row(found: Prediction) -> list[str | float | None]:
+    numbers = [None if math.isnan(x) else round(x, 6) for x in (found.probability, found.margin)]
+    return [found.image, found.class_name or None, *numbers, found.error or None]
