@@ -73,7 +73,7 @@ def _run(
     with workdir.made(options.workdir) as folder:
         options.workdir = folder  # so that messages can name it
         found = experiment.run(
-            values,
+            values.to_dict(),
             folder,
             mode=options.mode,
             stop=StopRequest(),

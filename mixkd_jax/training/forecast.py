@@ -54,7 +54,7 @@ def seconds_left(works: Iterable[Work]) -> float | None:
 
 def _step_seconds(works: Iterable[Work], role: str) -> float | None:
     """Returns the seconds of a step of a role's models, if any has taken one."""
-    taken = [work for work in works if work.role == role and work.seconds["train"] > 0]
+    taken = [w for w in works if w.role == role and w.step and w.seconds["train"] > 0]
     steps = sum(work.step for work in taken)
     return sum(work.seconds["train"] for work in taken) / steps if steps else None
 

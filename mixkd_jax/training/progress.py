@@ -145,7 +145,8 @@ class Progress:
         """
         now = time.monotonic()
         for name in set(models) & set(self._works):
-            self._works[name] = dataclasses.replace(self._works[name], seconds=models[name])
+            work = self._works[name]
+            work.step, work.seconds = max(step, work.step), models[name]
         self._training = _Training(
             label=f"{self._numbers(models)}{label}",
             names=tuple(models),
