@@ -65,8 +65,8 @@ class Checkpoint:
     keep: int = fields.integer(2, "the newest ones kept of each model", 1)
     best: str = fields.one_of(
         ("", "accuracy", "ece", "nll"),
-        "keeps also each student as it was where this measure of the validation images was best, and "
-        "reports it apart",
+        "keeps also each student as it was where this measure of the validation images was best, "
+        "and measures it apart",
     )
 
 

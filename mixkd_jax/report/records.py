@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from mixkd_jax.config import ConfigError
-from mixkd_jax.folder import TEACHER, Folder, split_name, student_name
+from mixkd_jax.folder import BEST, TEACHER, Folder, split_name, student_name
 from mixkd_jax.report import formats
 from mixkd_jax.report.shapes import COUNT, TEXT, ShapeError, check, load, parse
 
@@ -36,6 +36,8 @@ class Records:
         those of first stages.
       behind: students left out because they were evaluated at an earlier step than others, with
         their steps.
+      best: likewise of the students as they were where they did best on the validation images, if
+        the run keeps these.
       skipped: names of the broken images that were left out of streams.
       warnings: one sentence about each file, or part of one, that counts as missing.
     """
@@ -48,6 +50,7 @@ class Records:
     behind: dict[str, int]
     skipped: list[str]
     warnings: list[str]
+    best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -141,7 +144,14 @@ def read(path: str | os.PathLike[str]) -> Records:
         behind=behind,
         skipped=_read_skipped(folder.skipped, warnings),
         warnings=warnings,
+        best=_read_best(folder, kept, warnings),
     )
+
+
+def _read_best(folder: Folder, names: Iterable[str], warnings: list[str]) -> dict[str, Any]:
+    places = {f"{name}/{BEST}": name for name in names}
+    found = _read_each(folder, places, "evaluation", formats.EVALUATION, warnings)
+    return {places[place]: content for place, content in found.items()}
 
 
 def _read_about(path: epath.Path, warnings: list[str]) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def collect(path: str | os.PathLike[str]) -> dict[str, Any]:
       "data": name of the images, how many for what, and how many were broken and "skipped": of
         images in memory those left out of any part, of streams those met while training.
       "claims": the paper's claims, as `claims.Claim` has them.
+      "best": {arm: {metric: as in "arms"}} of the students as they were where they did best on the
+        validation images, with the "steps" of these by rising seed; empty if the run keeps none.
       "behind": {model: step} of the students that are in none of these numbers, because others
         were evaluated at a later step.
       "warnings": sentences about files that count as missing.
@@ -69,9 +71,22 @@ def summarize(records: Records) -> dict[str, Any]:
         "data": _data(records),
         "differences": intervals.differences(records),
         "claims": [dataclasses.asdict(claim) for claim in claims.judge(records)],
+        "best": _best(records),
         "behind": records.behind,
         "warnings": records.warnings,
     }
+
+
+def _best(records: Records) -> dict[str, dict[str, Any]]:
+    found = {}
+    for arm in records.arms:
+        rows = list(records.of_arm(records.best, arm).values())
+        if rows:
+            names = dict.fromkeys(name for row in rows for name in row["metrics"])
+            values = {name: [_float(row["metrics"].get(name)) for row in rows] for name in names}
+            metrics = {name: _statistics(row) for name, row in values.items()}
+            found[arm] = {**metrics, "steps": [row["step"] for row in rows]}
+    return found
 
 
 def _data(records: Records) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class Plan:
             numbers=numbers,
             parts=objectives.check(arm.text, arm.objective, arm.options),
             mixup=arm.mixup,
+            best=self.settings.checkpoint.best,
         )
 
     def head(self, role: str, fit: Fit, seed: int) -> Fit | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +15,14 @@ from mixkd_jax import config
 from mixkd_jax.config import ConfigError
 from mixkd_jax.config.arms import Arm
 from mixkd_jax.files import write_json
-from mixkd_jax.folder import Folder, split_name
+from mixkd_jax.folder import TEACHER, Folder, split_name
 from mixkd_jax.models.network import Teacher, Variables
 from mixkd_jax.run import adopt
 from mixkd_jax.run.images import RunImages
 from mixkd_jax.run.measure import Measures
 from mixkd_jax.run.plan import Plan
 from mixkd_jax.training import group, sharding
-from mixkd_jax.training.clock import RunClock
+from mixkd_jax.training.clock import Clock, RunClock
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.forecast import Work
 from mixkd_jax.training.group import Session
@@ -71,6 +72,11 @@ class Run:
                         f'config.arms["{arm.text}"].teacher_temperature: expected validation '
                         'images to fit it on, got "fit" with config.data.validation_examples = 0'
                     )
+            if settings.checkpoint.best:
+                raise ConfigError(
+                    "config.checkpoint.best: expected validation images to choose by, got "
+                    f'"{settings.checkpoint.best}" with config.data.validation_examples = 0'
+                )
         self._settings, self._arms = settings, arms
         self._fitted = math.nan
         self._plan = Plan(settings, values, folder, images, mesh, given)
@@ -135,6 +141,8 @@ class Run:
                 self._progress.say(f"{fit.name}: has no checkpoint yet")
                 continue
             about = self._about(fit)
+            if best := fit.newest_best():
+                self._evaluate_best(fit, *best, fit.clock())
             with self._progress.during(f"evaluating {fit.name}"):
                 self._measures.write_evaluation(fit, *newest, clock=fit.clock(), about=about)
             self._check_stop(f"evaluated {fit.name}")
@@ -202,7 +210,10 @@ class Run:
     def _finish(self, member: Member) -> None:
         fit, state = member.fit, member.state
         about = self._about(fit)
-        if fit is self._teacher and self._known is not None:
+        if best := fit.newest_best():
+            # Before its last state, which is what tells that a model is evaluated.
+            self._evaluate_best(fit, *best, member.clock)
+        if fit.name == TEACHER and self._known is not None:
             self._progress.say("teacher: measured by its own run, on the same images")
             if jax.process_index() == 0:
                 write_json(fit.folder.evaluation, {"step": member.step, **self._known})
@@ -215,6 +226,14 @@ class Run:
                 )
         self._progress.trained(fit.name)
         self._clock.save()
+
+    def _evaluate_best(self, fit: Fit, step: int, variables: Variables, clock: Clock) -> None:
+        """Evaluates a student as it was where it did best on the validation images."""
+        chosen = json.loads(fit.folder.best.validation.read_text())
+        about = {**self._about(fit), "chosen_by": chosen["chosen_by"]}
+        own = dataclasses.replace(fit, folder=fit.folder.best)
+        with self._progress.during(f"evaluating the best {fit.name}"):
+            self._measures.write_evaluation(own, step, variables, clock, about)
 
     def _about(self, fit: Fit) -> dict[str, Any]:
         """Returns what a student's evaluation tells of its training."""

@@ -157,6 +157,14 @@ class Fit:
                 return None
             return step, checkpoints.restore(self.abstract_state).variables
 
+    def newest_best(self) -> tuple[int, Variables] | None:
+        """Returns the same of the state that did best on the validation images, if one is kept."""
+        if not self.best or not self.folder.best.path.exists():
+            return None
+        with self.best_checkpoints() as checkpoints:
+            state = checkpoints.restore(self.abstract_state)
+        return int(state.step), state.variables
+
     def create_state(self, key: jax.Array) -> TrainState:
         """Returns the state before the first step, at random, as a function of the key."""
         names = measure_names(self.parts, distils=self.recipe.distils)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixkd_jax.files import write_json
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import Checkpoints
 from mixkd_jax.training.clock import Clock
@@ -101,7 +103,26 @@ class Member:
             with self.clock.measure("evaluate"):
                 measured = fit.validate(self.state.variables)
             line |= {f"validation_{name}": value for name, value in measured.items()}
+            if fit.best:
+                self._keep_best(measured)
         return line
+
+    def _keep_best(self, measured: dict[str, float]) -> None:
+        """Saves the state if no earlier one did as well on the validation images."""
+        fit, folder = self.fit, self.fit.folder.best
+        known = json.loads(folder.validation.read_text()) if folder.validation.exists() else None
+        sign = 1 if fit.best == "accuracy" else -1
+        better = known is None or sign * (measured[fit.best] - known["metrics"][fit.best]) > 0
+        if not sharding.agreed(better):
+            return
+        with self.clock.measure("checkpoint"):
+            check_finite(fit.name, self.step, self.state.variables)
+            with fit.best_checkpoints() as checkpoints:
+                checkpoints.save(self.state)
+            if jax.process_index() == 0:
+                content = {"step": self.step, "chosen_by": fit.best, "metrics": measured}
+                write_json(folder.validation, content)
+            sharding.barrier("best")
 
 
 ADVICE = (
