@@ -118,7 +118,7 @@ def _run(
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config as JSON has it, with a teacher that the config doesn't describe."""
     made = workdir.plain(values)
-    fresh = workdir.plain(config.get_defaults())["teacher"]
+    fresh = workdir.plain(config.get_defaults().to_dict())["teacher"]
     made["teacher"] = {**fresh, "model": models.GIVEN, "duration": "0 epochs"}
     return made
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from mixkd_jax.data import images as decoding
 from mixkd_jax.run import stored
@@ -235,7 +236,7 @@ class Model:
                 f"images: expected an array [B, {', '.join(map(str, self.image_shape))}], got "
                 f"shape {list(shape)}; `read` makes one of files and of arrays of any size"
             )
-        if isinstance(images, jax.core.Tracer) or shape[0] <= _BATCH:
+        if isinstance(images, Tracer) or shape[0] <= _BATCH:
             return function(self._variables, images)
         parts = []
         for start in range(0, shape[0], _BATCH):

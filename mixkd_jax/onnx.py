@@ -60,6 +60,7 @@ def convert(
       OnnxError: for what has no operator here; the message names it.
     """
     import onnx
+    import onnx.helper
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), np.uint8)

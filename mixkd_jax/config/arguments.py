@@ -3,6 +3,7 @@
 import difflib
 import itertools
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -74,7 +75,8 @@ def apply(config: ConfigDict, given: Mapping[str, str]) -> None:
         config.arms = CLAIMS
     if "loss" in given:
         name, options = objectives.preset(given["loss"])
-        config.loss.update(name=name, **{k: _as(config.loss, k, v) for k, v in options.items()})
+        loss: Any = config.loss
+        loss.update(name=name, **{k: _as(loss, k, v) for k, v in options.items()})
 
 
 def _as(section: ConfigDict, name: str, value: float | str) -> float | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -54,7 +54,11 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int = 0
-    on_host: ClassVar[bool] = False
+
+    @property
+    def on_host(self) -> bool:
+        """False: it runs on the devices."""
+        return False
 
     def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         """Returns new variables for images [H, W, C]."""

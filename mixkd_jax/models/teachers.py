@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from mixkd_jax.models.network import Classifier, Network, Teacher
 
@@ -31,7 +32,11 @@ class Function:
 
     function: Callable[..., jax.Array]
     has_variables: bool
-    on_host: ClassVar[bool] = False
+
+    @property
+    def on_host(self) -> bool:
+        """False: it runs on the devices."""
+        return False
 
     def logits(self, variables: Any, images: jax.Array) -> jax.Array:
         """Returns the function's logits as f32[B, C]."""
@@ -54,12 +59,16 @@ class HostFunction:
 
     function: Callable[[np.ndarray], Any]
     num_classes: int
-    on_host: ClassVar[bool] = True
+
+    @property
+    def on_host(self) -> bool:
+        """True: it is called between compiled programs."""
+        return True
 
     def __call__(self, images: Any) -> jax.Array:
         """Returns logits f32[B, C]; within a jit, through `jax.pure_callback`."""
         images = jnp.asarray(images)
-        if isinstance(images, jax.core.Tracer):
+        if isinstance(images, Tracer):
             shape = jax.ShapeDtypeStruct((images.shape[0], self.num_classes), jnp.float32)
             return jax.pure_callback(self._answer, shape, images, vmap_method="sequential")
         return self._answer_shards(images)
@@ -178,7 +187,8 @@ def as_teacher(given: Any) -> Teacher:
             return teachers[0]
         members = tuple(each.network for each in teachers)
         return Teacher(Average(members), tuple(each.variables for each in teachers))
-    function, variables = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    pair: Any = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    function, variables = pair
     if isinstance(function, Network) and variables is not None:
         return Teacher(function, variables)
     if isinstance(function, HostFunction):

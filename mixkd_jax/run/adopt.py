@@ -32,7 +32,8 @@ def adopt(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ConfigError: if there is no such model, or a field says something else.
     """
-    made, defaults = workdir.plain(values), config.get_defaults()
+    made: Any = workdir.plain(values)
+    defaults: Any = config.get_defaults()
     for role in (TEACHER, "student"):
         path = made[role]["weights"]
         if not path or not stored.is_folder(path):

@@ -189,7 +189,7 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
         student=streamed(sources.train, parts.student),
         validation=streamed(sources.train, parts.validation) if len(parts.validation) else None,
         test=(test := streamed(sources.test, parts.test)),
-        resize=test.training.resized,
+        resize=test.stream.resized,
     )
 
 

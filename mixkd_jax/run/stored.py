@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -232,7 +231,7 @@ def _read_safetensors(path: epath.Path, shapes: Any) -> dict[str, Any]:
 
     from mixkd_jax.weights.assign import Stored, Target, read_all
 
-    wanted = flax.traverse_util.flatten_dict(shapes)
+    wanted: dict[Any, Any] = flax.traverse_util.flatten_dict(shapes)  # pyright: ignore[reportAssignmentType]
     targets = [
         Target([key], "/".join(key), leaf.shape, lambda values: [values])
         for key, leaf in wanted.items()
@@ -288,4 +287,4 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise ModelError(f"{path}: expected JSON: {error}") from None
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}
