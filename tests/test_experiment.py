@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -17,7 +16,8 @@ import small
 from mixkd_jax import experiment
 from mixkd_jax.config import ConfigError
 from mixkd_jax.data import DataError
-from mixkd_jax.training import group
+from mixkd_jax.run import measure
+from mixkd_jax.training import group, programs
 
 MODELS = ["teacher", "arms/ce/0", "arms/ce/1", "arms/mixkd/0", "arms/mixkd/1"]
 KEPT = ["config.json", "metrics.jsonl", "tensorboard", "teacher", "arms"]  # not a report's
@@ -41,7 +41,8 @@ def _no_compilation():
         raise AssertionError("compiled")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax.stages.Lowered, "compile", compile)
+        patch.setattr(programs.Programs, "_once", compile)
+        patch.setattr(measure, "create_predict", compile)
         yield
 
 
