@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import sysconfig
 import zipfile
 
 import pytest
@@ -33,13 +32,12 @@ def wheel(tmp_path_factory):
 def run(wheel, tmp_path_factory):
     """Runs a command line where the wheel is installed, in a folder of its own, and returns it."""
     home = tmp_path_factory.mktemp("home")
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*pip, f"--prefix={home}", str(wheel)], check=True)
-    scheme = {"base": str(home), "platbase": str(home)}
-    site = sysconfig.get_path("purelib", vars=scheme)  # before that of the checkout
+    # Without --ignore-installed pip would uninstall what the environment has of this package.
+    pip = [sys.executable, "-m", "pip", "install", "--ignore-installed", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--quiet", f"--target={home}", str(wheel)], check=True)
     environment = os.environ | {
         "PATH": os.pathsep.join([str(home / "bin"), os.environ["PATH"]]),
-        **{"PYTHONPATH": site, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        **{"PYTHONPATH": str(home), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
     }
 
     def run(line):
