@@ -40,6 +40,7 @@ class Measures:
         self._images = images
         self._mesh = mesh
         self._predicts: dict[Classifier, Predict] = {}
+        self._teacher: Any = None  # the variables whose logits are kept
         self._teacher_logits: dict[str, np.ndarray] = {}
         self._probe: analyse.Probe | None = None
         self._teacher_probe: analyse.ProbePredictions | None = None
@@ -73,6 +74,9 @@ class Measures:
         Raises:
           TeacherError: if its logits aren't finite.
         """
+        if self._teacher is teacher.variables:
+            return
+        self._teacher = teacher.variables
         for part in ("test", "validation"):
             images = getattr(self._images, part)
             if images is not None:

@@ -183,6 +183,7 @@ class Run:
 
     def _evaluate_frozen(self, fit: Fit) -> None:
         with self._progress.during(f"evaluating {fit.name}"):
+            self._measures.keep_teacher_logits(Teacher(fit.recipe.network, fit.frozen))
             self._measures.write_evaluation(fit, 0, fit.frozen, fit.clock(), {})
         self._progress.trained(fit.name)
         self._clock.save()

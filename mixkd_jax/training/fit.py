@@ -145,6 +145,8 @@ class Fit:
 
     def is_whole(self) -> bool:
         """Whether there is a checkpoint of the last step."""
+        if self.frozen is not None:
+            return True
         return (self.folder.path / str(self.steps.total)).exists()
 
     def newest(self) -> tuple[int, Variables] | None:
