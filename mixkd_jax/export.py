@@ -64,7 +64,10 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
 
 def write(model: StoredModel, folder: epath.Path, name: str) -> None:
     """Writes all files of a model into a folder; `name` is the title of its card."""
-    from safetensors.numpy import save
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise ModelError("--out: needs safetensors: pip install 'mixkd-jax[weights]'") from error
 
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(model.variables, sep="/")  # pyright: ignore[reportAssignmentType]
     arrays = {key: np.ascontiguousarray(value) for key, value in flat.items()}

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pathlib
 import re
 import subprocess
 import sys

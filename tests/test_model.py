@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -81,6 +82,17 @@ def test_the_temperature_is_that_of_the_held_out_images(run, photos):
     )
     nll = calibration.negative_log_likelihood(logits / model.temperature, labels).mean()
     assert float(nll) == pytest.approx(model.about["calibrated"]["nll"], abs=2e-5)
+
+
+def test_the_readme_s_lines_run(run, photos, monkeypatch, capsys):
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = (
+        c for c in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M) if "load_model" in c
+    )
+    monkeypatch.chdir(photos.parent)
+    code = code.replace("runs/NAME", str(run)).replace('"photos"', repr(str(photos / "test")))
+    exec(compile(code, "README.md", "exec"), {})
+    assert "class_name=" in capsys.readouterr().out
 
 
 def test_predictions_are_of_the_largest_probability(run, photos):

@@ -227,7 +227,12 @@ def _network(found: Found) -> Network:
 
 def _read_safetensors(path: epath.Path, shapes: Any) -> dict[str, Any]:
     """Reads an exported model's weights; raises WeightsError naming each that doesn't fit."""
-    import safetensors
+    try:
+        import safetensors
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: needs safetensors: pip install 'mixkd-jax[weights]'"
+        ) from error
 
     from mixkd_jax.weights.assign import Stored, Target, read_all
 
