@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import mixkd_jax
-from mixkd_jax import card, export, onnx
+from mixkd_jax import export
 from mixkd_jax.cli import main
+from mixkd_jax.export import card, onnx
 from mixkd_jax.model import ModelError
 from mixkd_jax.models import create_model
 from mixkd_jax.models.network import Network

@@ -67,6 +67,7 @@ class Checkpoint:
         ("", "accuracy", "ece", "nll"),
         "keeps also each student as it was where this measure of the validation images was best, "
         "and measures it apart",
+        changes="models",
     )
 
 

@@ -32,7 +32,7 @@ def field(
     expected: str,
     valid: Callable[[Any], Any] = lambda value: True,
     *,
-    changes: Changes = "models",
+    changes: Changes | None = None,
 ) -> Any:
     """A field of a section.
 
@@ -41,13 +41,13 @@ def field(
       meaning: what it is, with its unit, for people.
       expected: what `valid` asks for, in words.
       valid: whether a value, of the right type already, may be taken.
-      changes: what depends on the field.
+      changes: what depends on the field; None is what depends on its section.
     """
     told = {"default": default, "meaning": meaning, "expected": expected, "valid": valid}
     return dataclasses.field(metadata={**told, "changes": changes})
 
 
-def section(cls: type, meaning: str, *, changes: Changes = "models", **defaults: Any) -> Any:
+def section(cls: type, meaning: str, *, changes: Changes | None = None, **defaults: Any) -> Any:
     """A section of fields, some of which may have other defaults here."""
     return field((cls, defaults), meaning, "a section", changes=changes)
 
@@ -261,7 +261,7 @@ def rows(cls: type, path: str = "config", changes: Changes = "models") -> Iterat
     types = get_type_hints(cls)
     for declared in _declarations(cls):
         told, where = declared.metadata, f"{path}.{declared.name}"
-        own = changes if told["changes"] == "models" else told["changes"]
+        own = told["changes"] or changes
         if _is_section(told["default"]):
             kind = types[declared.name]
             yield from rows(kind, where, own)

@@ -200,8 +200,8 @@ def as_teacher(given: Any) -> Teacher:
             f"Network and its variables, or a list of these, got {what}"
         )
     if variables is None:
-        return Teacher(Function(function, has_variables=False), {})
-    return Teacher(Function(function, has_variables=True), variables)
+        return Teacher(Function(function, has_variables=False), {})  # pyright: ignore[reportArgumentType]
+    return Teacher(Function(function, has_variables=True), variables)  # pyright: ignore[reportArgumentType]
 
 
 def check(teacher: Teacher, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixkd_jax import card
+from mixkd_jax.export import card
 from mixkd_jax.files import absolute, in_bucket, write_bytes, write_json, write_text
 from mixkd_jax.models.network import Network
 from mixkd_jax.run import models, stored
@@ -97,7 +97,7 @@ def to_onnx(model: StoredModel) -> bytes:
     Raises:
       ModelError: if the model does what has no ONNX operator here.
     """
-    from mixkd_jax import onnx
+    from mixkd_jax.export import onnx
 
     about = model.about
     module = models.create_module(
