@@ -53,7 +53,8 @@ def main() -> None:
     step = whole(teacher, fit)
     bare, xla_flops = networks(teacher, fit)
     student, shape = fit.recipe.network, fit.images.image_shape
-    flops = 2 * (multiply_adds(teacher.network, shape) + 3 * multiply_adds(student, shape))
+    network: Any = teacher.network
+    flops = 2 * (multiply_adds(network, shape) + 3 * multiply_adds(student, shape))
     rows = alternate(step, bare, options.repeats)
     found = summary(rows, flops, xla_flops / options.batch_size, options)
     print(

@@ -100,7 +100,9 @@ class HostFunction:
             sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
         shape = (len(images), self.num_classes)
         return jax.make_array_from_callback(
-            shape, sharding, lambda index: rows[index[0].indices(len(images))[:2]]
+            shape,
+            sharding,
+            lambda index: rows[index[0].indices(len(images))[:2]],  # pyright: ignore[reportOptionalSubscript]
         )
 
     def _answer(self, images: Any) -> np.ndarray:
