@@ -18,6 +18,8 @@ from mixkd_jax.report import compare
 from mixkd_jax.run import workdir
 from mixkd_jax.training.preemption import Stopped
 
+pytestmark = pytest.mark.slow
+
 VALUES = {
     "seeds": (0,),
     "arms": ("mixkd",),

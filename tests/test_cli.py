@@ -154,7 +154,7 @@ def test_help_fits_a_screen_and_waits_for_no_jax():
     )
     *lines, loaded = done.stdout.splitlines()
     assert loaded == "False False"
-    assert len(lines) <= 39 and max(map(len, lines)) <= 84
+    assert len(lines) <= 39 and max(map(len, lines)) <= 88
     for word in (*flags.MODES, *flags.config_files(), "--workdir", "--help=config"):
         assert any(word in line for line in lines), word
     assert set(flags.config_files()) == {"cifar", "digits", "folder", "imagenet"}

@@ -9,6 +9,7 @@ import pytest
 from mixkd_jax import config, objectives
 from mixkd_jax.config import arguments, arms
 from mixkd_jax.configs import cifar, digits, folder, imagenet, paper
+from mixkd_jax.models import imagenet as imagenet_names
 from mixkd_jax.run.models import check_model
 from mixkd_jax.training.schedules import create_schedule
 
@@ -121,7 +122,7 @@ def test_the_arms_of_the_claims_are_a_sweep_and_their_baselines():
         (
             "imagenet",
             "student=resnet8",
-            "config argument student: expected one of resnet18, resnet50, mobilenet_v2, got "
+            f"config argument student: expected one of {', '.join(imagenet_names.NAMES)}, got "
             "'resnet8'; did you mean 'resnet18'?",
         ),
         (

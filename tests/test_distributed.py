@@ -42,7 +42,7 @@ def main(options):
 
 
 options = argparse.Namespace(
-    workdir=folder, mode="train", distributed=port != "alone",
+    config=None, workdir=folder, mode="train", distributed=port != "alone",
     coordinator=None, num_processes=None, process_id=None,
 )
 with messages.told(options):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +104,7 @@ def test_stablehlo_and_onnx_answer_alike_for_any_batch(run, out):
     [("cnn", (8, 8, 1)), ("resnet8", (16, 20, 3)), ("wrn-16-1", (16, 16, 3))]
     + [
         pytest.param(name, (36, 32, 3), marks=pytest.mark.slow)
-        for name in ("resnet50", "resnet152v2", "mobilenet_v2", "convnext_tiny", "vit_b16")
+        for name in ("resnet50", "resnet152v2", "mobilenet_v2", "convnext_tiny")
     ],
 )
 def test_onnx_runtime_repeats_the_answers_of_every_family(name, shape):
@@ -127,19 +128,20 @@ def test_onnx_runtime_repeats_the_answers_of_every_family(name, shape):
 
 def test_what_has_no_operator_is_named():
     with pytest.raises(onnx.OnnxError, match="JAX's sort"):
-        onnx.convert(lambda images: {"logits": jnp.sort(images[:, 0, :, 0])}, (2, 2, 1))
+        onnx.convert(lambda images: {"logits": jnp.sort(images.astype(jnp.float32), 1)}, (2, 2, 1))
 
 
 class Api:
     """Stands in for `huggingface_hub.HfApi`: keeps what its methods are called with."""
 
     calls: list = []
+    Real = huggingface_hub.HfApi
 
     def __getattr__(self, name):
-        from huggingface_hub import HfApi as Real
-
         def call(*given, **named):
-            arguments = inspect.signature(getattr(Real, name)).bind(self, *given, **named).arguments
+            arguments = (
+                inspect.signature(getattr(self.Real, name)).bind(self, *given, **named).arguments
+            )
             files = {}
             if folder := arguments.get("folder_path"):
                 files = {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
@@ -150,8 +152,6 @@ class Api:
 
 
 def test_a_model_is_uploaded(run, out, monkeypatch):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(Api, "calls", [])
     assert export.export(run / "arms/mixkd/0", "hf://me/small").startswith("https://")
@@ -164,7 +164,6 @@ def test_a_model_is_uploaded(run, out, monkeypatch):
 
 
 def test_a_model_of_the_hub_is_loaded(out, monkeypatch):
-    import huggingface_hub
 
     def fetch(repository, *, revision, allow_patterns):
         assert (repository, revision) == ("me/small", "v1")

@@ -10,6 +10,8 @@ import pytest
 import small
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA")
 CLASSES = ("cat", "dog", "eel")
 
