@@ -153,8 +153,8 @@ def standardize(logits: ArrayLike, *, ddof: int = 0) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from mixkd_jax import losses
-      >>> losses.standardize(jnp.array([[3.0, 1.0]])).tolist()
-      [[1.0, -1.0]]
+      >>> print(losses.standardize(jnp.array([[3.0, 1.0]])).round(3))
+      [[ 1. -1.]]
 
     Reference:
       Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024,
