@@ -23,7 +23,7 @@ def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
     if "print(" in code:
         assert 0 <= float(capsys.readouterr().out) <= 1
     else:
-        assert objectives.OBJECTIVES["mine"] is namespace["mine"]
+        assert objectives.OBJECTIVES["reverse"] is namespace["reverse"]
 
 
 def test_links_and_configs_are_there():

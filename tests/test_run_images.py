@@ -177,6 +177,7 @@ def test_broken_images_on_the_devices_are_skipped_and_counted(root, capfd):
         "num_classes": 3,
         "class_names": ["a", "b", "c"],
         "image_shape": [8, 8, 3],
+        "resize": [8, 8],
         "teacher": 29,
         "student": 29,
         "validation": 0,
