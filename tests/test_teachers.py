@@ -18,6 +18,8 @@ from mixkd_jax.models import TeacherError, host_teacher, own, teachers
 from mixkd_jax.models.network import Network
 from mixkd_jax.training import sharding
 
+pytestmark = pytest.mark.slow  # whole runs of teachers of every kind
+
 FEATURES = 16 * 16 * 3
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from mixkd_jax.models import own
 
+pytestmark = pytest.mark.slow  # whole runs of teachers of every kind
+
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "teachers.md").read_text(encoding="utf-8")
 SETUP = re.findall(r"^```python setup\n(.*?)^```", PAGE, re.M | re.S)
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
