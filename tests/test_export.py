@@ -104,7 +104,7 @@ def test_stablehlo_and_onnx_answer_alike_for_any_batch(run, out):
     [("cnn", (8, 8, 1)), ("resnet8", (16, 20, 3)), ("wrn-16-1", (16, 16, 3))]
     + [
         pytest.param(name, (36, 32, 3), marks=pytest.mark.slow)
-        for name in ("resnet50", "resnet152v2", "mobilenet_v2", "convnext_tiny")
+        for name in ("resnet50", "resnet152v2", "mobilenet_v2", "convnext_tiny", "vit_b16")
     ],
 )
 def test_onnx_runtime_repeats_the_answers_of_every_family(name, shape):
