@@ -84,7 +84,7 @@ def _model(folder, name):
     return _state(path, 12 if name == "teacher" else 10), lines, measures
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_arm_is_the_same_alone_and_among_eight(tmp_path, monkeypatch, devices):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     monkeypatch.setattr(sharding, "data_mesh", lambda: mesh)

@@ -216,7 +216,9 @@ def test_gradient_of_a_constant_student_row_with_std():
 
 
 @each_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+)
 def test_low_precision_is_computed_in_float32(loss, reference, dtype):
     s, t, y = draw(0, 8, 10)
     s, t = jnp.asarray(s, dtype), jnp.asarray(t, dtype)

@@ -98,7 +98,13 @@ def test_no_nan_is_made_on_the_way(name):
 
 @pytest.mark.parametrize(
     ("dtype", "classes"),
-    [(np.int8, 128), (np.int8, 200), (np.uint8, 256), (np.uint8, 300), (np.uint32, 300)],
+    [
+        (np.int8, 128),
+        pytest.param(np.int8, 200, marks=pytest.mark.slow),
+        pytest.param(np.uint8, 256, marks=pytest.mark.slow),
+        pytest.param(np.uint8, 300, marks=pytest.mark.slow),
+        pytest.param(np.uint32, 300, marks=pytest.mark.slow),
+    ],
 )
 def test_labels_of_few_bits(dtype, classes):
     s, t, _ = draw(classes, 4, classes)

@@ -128,12 +128,18 @@ def _tolerance(name):
     return 3e-4 if name == "mobilenet_v2" else 1e-4
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOW = ("convnext_tiny", "mobilenet_v2", "resnet152v2")
+each_small = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SMALL]
+)
+
+
+@each_small
 def test_logits_equal_those_of_keras(name):
     _assert_same_logits(_small(name), _tolerance(name))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each_small
 def test_every_weight_is_used_once(name):
     pair = _small(name)
 
@@ -149,7 +155,7 @@ def test_every_weight_is_used_once(name):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each_small
 def test_constants_of_normalisation_are_those_of_keras(name):
     """Too small to show in the logits: epsilons, and the momentum of the statistics."""
     pair, ours = _small(name), set()

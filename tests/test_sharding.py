@@ -18,7 +18,7 @@ from mixkd_jax.training import sharding
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.randomness import stream
 
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 8)
 STEPS = 6
 SHAPE = (16, 16, 3)
 SPLIT = small.dataset(train=48, shape=SHAPE).train
@@ -117,7 +117,7 @@ def test_mixed_batches_are_identical_on_any_number_of_devices():
             assert len(leaf.addressable_shards) == count
             assert leaf.addressable_shards[0].data.shape[0] == small.BATCH // count
         batches[count] = small.bits(drawn)
-    assert batches[1] == batches[2] == batches[4] == batches[8]
+    assert batches[1] == batches[2] == batches[8]
 
 
 def _share(count):

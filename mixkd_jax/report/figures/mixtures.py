@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixkd_jax.report.claims import NORMAL
-from mixkd_jax.report.figures import style
+from mixkd_jax.report.figures import fonts, style
 from mixkd_jax.report.figures.curves import Band, draw, over_seeds
 from mixkd_jax.report.intervals import at
 
@@ -76,7 +76,7 @@ def outside_pair(analyses: Analyses) -> Figure | None:
         if ranked:
             _draw_ranks(rows[1], ranks, len(names))
         turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 36 else {}
-        rows[-1].set_xticks(np.arange(len(names)), [style.drawable(n) for n in names], **turned)
+        rows[-1].set_xticks(np.arange(len(names)), [fonts.drawable(n) for n in names], **turned)
         for axes in rows:
             axes.legend(
                 loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1, handlelength=1.2

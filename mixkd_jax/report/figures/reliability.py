@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixkd_jax.report.figures import style
+from mixkd_jax.report.figures import fonts, style
 from mixkd_jax.report.figures.curves import Band, draw, over_seeds
 from mixkd_jax.report.intervals import at
 
@@ -72,7 +72,7 @@ def diagrams(models: Mapping[str, Diagram], looks: Mapping[str, Mapping[str, Any
         )
         for column, (name, shown) in enumerate(models.items()):
             _draw_diagram(axes[0, column], axes[1, column], shown, looks[name])
-            axes[0, column].set_title(style.drawable(name))
+            axes[0, column].set_title(fonts.drawable(name))
         axes[0, 0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         axes[0, 0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes[1, 0].set(ylabel="share")

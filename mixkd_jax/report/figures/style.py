@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import io
 import re
@@ -11,7 +10,6 @@ from typing import Any
 
 import matplotlib
 from etils import epath
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -22,13 +20,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from mixkd_jax.files import write_bytes
 from mixkd_jax.folder import TEACHER
+from mixkd_jax.report.figures import fonts
 from mixkd_jax.report.records import BASES, base
 
 WIDTH = 3.3  # inches: a column of a paper in two columns
 MOST_ARMS = 8  # in one figure; more can't be told apart
 # Axes, text and the teacher are drawn in this colour; a page replaces it by its own text colour.
 INK = "#1a1a19"
-_FONT = "DejaVu Sans"  # ships with matplotlib, so the layout is the same anywhere
 # Okabe and Ito (2008) without black and yellow; markers and dashes tell the arms apart in grey.
 _COLORS: dict[str, str] = dict(
     zip(BASES, ("#d55e00", "#e69f00", "#009e73", "#0072b2"), strict=True)
@@ -49,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "font.family": "sans-serif",
-    "font.sans-serif": [_FONT],
+    "font.sans-serif": [fonts.NAME, fonts.WHOLE],
     "font.size": 8,
     "grid.alpha": 0.35,
     "grid.color": "#8a8a85",
@@ -107,6 +105,7 @@ def drawn(arms: Sequence[str]) -> list[str]:
 
 def create(width: float = WIDTH, height: float = 2.6) -> Figure:
     """Returns an empty figure, in inches; to be used within `rc_context(STYLE)`."""
+    fonts.register()
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -134,7 +133,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
-    labels = [drawable(label) for label in labels]
+    labels = [fonts.drawable(label) for label in labels]
     width = figure.get_figwidth() * 72
     fitting = (n for n in range(len(labels), 1, -1) if _legend_width(labels, n) <= width)
     figure.legend(
@@ -146,14 +145,6 @@ def legend(figure: Figure, axes: Axes) -> None:
         handlelength=2.2,
         handletextpad=0.5,
     )
-
-
-def drawable(text: str) -> str:
-    r"""Returns text that the font has: what it lacks is written as in "\u{5b9f}".
-
-    `svg` turns that back into the character, since a browser has other fonts.
-    """
-    return "".join(c if _has(c) else f"\\u{{{ord(c):x}}}" for c in text)
 
 
 def save(figure: Figure, path: epath.Path) -> None:
@@ -208,20 +199,10 @@ def svg(figure: Figure, prefix: str, description: str) -> str:
 
 
 def _undrawn(match: re.Match[str]) -> str:
-    """Returns the character of an escape by `drawable`; anything else as it is, such as a "<"."""
+    """Returns the character of an escape by `fonts.drawable`; anything else as it is, such as a "<"."""
     code = int(match[1], 16)
     is_safe = 0x7F < code <= 0x10FFFF and chr(code).isprintable()
     return chr(code) if is_safe else match[0]
-
-
-@functools.cache
-def _characters() -> frozenset[int]:
-    path = font_manager.findfont(_FONT)
-    return frozenset(font_manager.get_font(path).get_charmap())
-
-
-def _has(character: str) -> bool:
-    return character.isprintable() and ord(character) in _characters()
 
 
 def _shade(color: str, amount: float) -> str:

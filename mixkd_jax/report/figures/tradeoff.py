@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mixkd_jax.folder import TEACHER
 from mixkd_jax.report import sweeps
-from mixkd_jax.report.figures import style
+from mixkd_jax.report.figures import fonts, style
 from mixkd_jax.report.quantities import METRICS
 from mixkd_jax.report.sweeps import Sweep
 from mixkd_jax.report.teachers import Point
@@ -175,7 +175,7 @@ def arms_of_runs(points: Mapping[str, Sequence[Point]]) -> Figure:
             look = {key: looks[arm][key] for key in ("color", "marker")}
             axes.plot(x, y, label=arm, linestyle="none", markersize=5, **look)
             if arm in sweeps.DISTILLED:
-                _annotate(axes, x, y, [style.drawable(point.run) for point in points[arm]])
+                _annotate(axes, x, y, [fonts.drawable(point.run) for point in points[arm]])
         style.log_axis(axes)
         axes.margins(x=0.12, y=0.12)
         style.legend(figure, axes)
@@ -217,4 +217,4 @@ def _annotate(axes: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str]) ->
 
 
 def _text(value: sweeps.Value) -> str:
-    return style.drawable(value) if isinstance(value, str) else f"{value:g}"
+    return fonts.drawable(value) if isinstance(value, str) else f"{value:g}"
