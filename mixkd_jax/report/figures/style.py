@@ -199,7 +199,7 @@ def svg(figure: Figure, prefix: str, description: str) -> str:
 
 
 def _undrawn(match: re.Match[str]) -> str:
-    """Returns the character of an escape by `fonts.drawable`; anything else as it is, such as a "<"."""
+    """Returns the character of an escape by `fonts.drawable`; all else as it is, such as a "<"."""
     code = int(match[1], 16)
     is_safe = 0x7F < code <= 0x10FFFF and chr(code).isprintable()
     return chr(code) if is_safe else match[0]
