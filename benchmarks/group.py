@@ -32,7 +32,7 @@ import numpy as np
 import tabulate
 from etils import epath
 
-from mixkd_jax import config, models
+from mixkd_jax import config, cpu, models
 from mixkd_jax.config import arms
 from mixkd_jax.data import Split
 from mixkd_jax.folder import Folder
@@ -53,6 +53,7 @@ COUNTS = (1, 2, 4, 8)
 
 def main() -> None:
     """Times all group sizes in turn, prints the table, and writes JSON if asked to."""
+    cpu.tune()
     options = parse()
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory())

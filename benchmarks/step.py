@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixkd_jax import config, losses, models
+from mixkd_jax import config, cpu, losses, models
 from mixkd_jax.config import arms
 from mixkd_jax.data import Split
 from mixkd_jax.folder import Folder
@@ -48,6 +48,7 @@ from mixkd_jax.training.randomness import stream
 
 def main() -> None:
     """Times both, prints the table, and writes JSON if asked to."""
+    cpu.tune()
     options = parse()
     teacher, fit = setting(options)
     step = whole(teacher, fit)

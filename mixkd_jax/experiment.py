@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mixkd_jax import config, data
+from mixkd_jax import config, cpu, data
 from mixkd_jax.config import ConfigError, arms
 from mixkd_jax.files import absolute
 from mixkd_jax.folder import Folder
@@ -102,6 +102,8 @@ def _run(
     if jax.process_index() == 0:
         workdir.claim(here, joined, command, images.about())
     sharding.barrier("claimed")
+    if cpu.is_tuned() and jax.default_backend() == "cpu":
+        told.append(cpu.NOTE)
     for line in told:
         progress.say(line)
     if mode == "train":

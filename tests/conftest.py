@@ -5,6 +5,9 @@ import os
 import shutil
 import tempfile
 
+from mixkd_jax import cpu
+
+cpu.tune()
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )

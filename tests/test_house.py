@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import those of its own row and of the rows before; "ops" are pure functions of arrays.
 ROWS = (
     ("_checks", "losses", "calibration", "mixup", "vicinal", "representation"),
-    ("files", "folder", "objectives", "config", "configs"),
+    ("cpu", "files", "folder", "objectives", "config", "configs"),
     ("models", "weights", "data"),
     ("training",),
     ("evaluation", "report"),

@@ -72,7 +72,25 @@ LOSSES = {
         lambda s, t, y: ref.relational_loss(s, t, 4.0),
     ),
 }
-each_loss = pytest.mark.parametrize(("loss", "reference"), LOSSES.values(), ids=LOSSES)
+# What differs from another in an option alone: to compile it once more for every test is slow.
+VARIANTS = (
+    "distillation_kl T=4",
+    "distillation_loss",
+    "logit_standardization_kl ddof=1",
+    "decoupled_kl T=1",
+    "relational_loss T=4",
+)
+
+
+def marked(name, *values):
+    """A test's parameters for the loss of a name, by default the name itself."""
+    marks = [pytest.mark.slow] if name in VARIANTS else []
+    return pytest.param(*(values or (name,)), marks=marks, id=name)
+
+
+each_loss = pytest.mark.parametrize(
+    ("loss", "reference"), [marked(name, *both) for name, both in LOSSES.items()]
+)
 
 
 def draw(seed, batch, classes, scale=3.0):
@@ -82,7 +100,7 @@ def draw(seed, batch, classes, scale=3.0):
     return s, t, rng.integers(classes, size=batch)
 
 
-@each_loss
+@pytest.mark.parametrize(("loss", "reference"), LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize(("classes", "scale"), [(2, 3.0), (10, 1.0), (1000, 3.0)])
 def test_value_is_within_1e_6_of_float64(loss, reference, classes, scale):
     s, t, y = draw(classes, 64, classes, scale)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_losses import LOSSES, draw, each_loss
+from test_losses import LOSSES, draw, each_loss, marked
 
 from mixkd_jax import losses
 
@@ -28,7 +28,7 @@ def both(loss):
 
 
 COMPILED = {name: both(loss) for name, (loss, _) in LOSSES.items()}
-each_compiled = pytest.mark.parametrize("name", LOSSES)
+each_compiled = pytest.mark.parametrize("name", [marked(name) for name in LOSSES])
 
 
 def check_right(name, s, t, y):
@@ -216,9 +216,7 @@ def test_gradient_of_a_constant_student_row_with_std():
 
 
 @each_loss
-@pytest.mark.parametrize(
-    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_low_precision_is_computed_in_float32(loss, reference, dtype):
     s, t, y = draw(0, 8, 10)
     s, t = jnp.asarray(s, dtype), jnp.asarray(t, dtype)

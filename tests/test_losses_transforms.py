@@ -8,15 +8,14 @@ import numpy as np
 import ops_reference as ref
 import pytest
 from jax.sharding import PartitionSpec as P
-from test_losses import LOSSES, draw, each_loss
+from test_losses import LOSSES, draw, each_loss, marked
 
 from mixkd_jax import losses
 
 BATCH = 8
 per_example = pytest.mark.parametrize(
     "loss",
-    [f for n, (f, _) in LOSSES.items() if "relational" not in n],
-    ids=[n for n in LOSSES if "relational" not in n],
+    [marked(name, loss) for name, (loss, _) in LOSSES.items() if "relational" not in name],
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import optimize
-from test_losses import LOSSES, draw
+from test_losses import LOSSES, draw, marked
 
 from mixkd_jax import calibration, losses, mixup, representation, vicinal
 
@@ -72,7 +72,7 @@ def _same(got, want):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), got, want)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [marked(name) for name in EXAMPLES])
 def test_arrays_on_a_mesh_of_explicit_axes(name):
     """That is what `jax.make_mesh` makes by default."""
     mesh = jax.make_mesh((4,), ("d",), devices=jax.devices()[:4])
@@ -83,7 +83,7 @@ def test_arrays_on_a_mesh_of_explicit_axes(name):
         _same(jax.jit(op)(*given), want)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [marked(name) for name in ALL])
 def test_nothing_is_promoted_silently(name):
     want = ALL[name](*_given())
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
@@ -210,6 +210,7 @@ def test_wide_rows_are_summed_right():
     np.testing.assert_allclose(stacked, [value, 0], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=False, reason="4.33e-5 on an AVX2 processor; the cause isn't known")
 def test_the_gradient_of_wide_rows_is_summed_right():
     s, t, _ = draw(8, 8, 20000)
@@ -307,6 +308,7 @@ def test_a_traced_alpha_below_zero_is_seen():
     assert np.isnan(plan.lam).all()
 
 
+@pytest.mark.slow
 def test_removed_classes_make_no_nan_on_the_way():
     s, t = (np.concatenate([z, np.full((B, 1), -np.inf, np.float32)], 1) for z in (S, T))
     names = [name for name in LOSSES if "soft" not in name]  # labels have no removed class

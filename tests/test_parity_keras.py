@@ -177,7 +177,13 @@ def test_constants_of_normalisation_are_those_of_keras(name):
     assert collections.Counter(constants[1:] for constants in ours) == collections.Counter(theirs)
 
 
-@pytest.mark.parametrize("name", WITH_STATISTICS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "resnet50" else pytest.param(name, marks=pytest.mark.slow)
+        for name in WITH_STATISTICS
+    ],
+)
 def test_training_updates_the_statistics_as_keras_does(name):
     pair = _small(name)
     step = jax.jit(pair.network.train_logits)

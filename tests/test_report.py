@@ -244,11 +244,35 @@ def test_models_of_an_earlier_step_are_named(tmp_path):
 def test_time_adds_up(tmp_path):
     run_folders.make(tmp_path, arms=("ce", "kd"))
     rows = page_of(tmp_path).rows[-4:]
-    assert [row[0] for row in rows] == ["teacher", "ce", "kd", "total"]
+    assert [row[0] for row in rows] == ["teacher", "ce", "kd", "run"]
     files = [json.loads(path.read_text()) for path in (tmp_path / "arms/kd").rglob("time.json")]
     assert rows[2][2] == f"{sum(file['train'] for file in files):.1f}"
     time = results.collect(tmp_path)["time"]
     assert rows[3][1:] == [f"{time[part]:.1f}" for part in (*results.TIME_PARTS, "total")]
+
+
+def test_the_best_students_have_a_table_of_their_own(tmp_path):
+    made = run_folders.make(tmp_path, arms=("ce", "kd"), seeds=2)
+    for seed in range(2):
+        name = f"arms/kd/{seed}"
+        best = {**made[name], "step": 20 + seed, "chosen_by": "nll"}
+        best["metrics"] = {**made[name]["metrics"], "accuracy": 0.875}
+        run_folders.write_json(tmp_path / name / "best/evaluation.json", best)
+    page = page_of(tmp_path)
+    assert "where they did best on the validation images, by NLL" in page.text
+    (row,) = [row for row in page.rows if row[-1] == "20, 21"]
+    assert row[0] == "kd" and row[1].startswith("87.50")
+    report.write(tmp_path)
+    assert "accuracy,%,87.5" in (tmp_path / "tables/best.csv").read_text()
+
+
+def test_models_at_half_of_their_steps_are_not_finished(tmp_path):
+    made = run_folders.make(tmp_path, arms=("kd",), seeds=2)
+    assert "This run is not finished" not in page_of(tmp_path).text
+    for name in made:
+        run_folders.change(tmp_path / name / "evaluation.json", "total_steps", 80)
+    page = page_of(tmp_path)
+    assert "This run is not finished" in page.text and "kd: seeds 0, 1" in page.text
 
 
 def test_unreadable_log_lines_are_mentioned(tmp_path):

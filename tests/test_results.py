@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import run_folders
 
-from mixkd_jax.report import results
+from mixkd_jax.report import report, results
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -158,12 +158,16 @@ def test_a_metric_that_a_seed_lacks_is_not_averaged_over_the_others(tmp_path):
     assert extra["values"] == [None, 1.0, None] and extra["mean"] is None
 
 
-def test_cpu_time_is_beside_the_total_not_in_it(tmp_path):
+def test_the_total_is_the_time_on_the_wall_and_cpu_time_is_beside_it(tmp_path):
     run_folders.make(tmp_path, arms=("ce",), seeds=1)
-    before = results.collect(tmp_path)["time"]["total"]
-    run_folders.change(tmp_path / "teacher/time.json", "cpu", 1000.0)
-    after = results.collect(tmp_path)["time"]
-    assert after["total"] == before and after["cpu"] == 1000.0
+    known = results.collect(tmp_path)["time"]["total"]
+    wall = {"wall": known + 30.0, "cpu": 1000.0, "sessions": 2}
+    run_folders.write_json(tmp_path / "time.json", wall)
+    time = results.collect(tmp_path)["time"]
+    assert time["total"] == known + 30.0 and time["cpu"] == 1000.0
+    assert time["other"] == pytest.approx(30.0)
+    report.write(tmp_path)
+    assert "in 2 sessions" in (tmp_path / "report.html").read_text()
 
 
 def test_models_at_different_steps_are_never_averaged(tmp_path):

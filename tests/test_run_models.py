@@ -307,6 +307,7 @@ def _bytes(tree, device=None):
     )
 
 
+@pytest.mark.slow
 def test_a_split_teacher_from_a_file_is_the_file(file, tmp_path):
     changes = {
         "teacher_parameters": "sharded",

@@ -85,6 +85,7 @@ def cifar10_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_cifar10_is_read_whole_from_prepared_files(cifar10_dir):
     dataset = load("cifar10", data_dir=str(cifar10_dir), download=False)
     assert dataset.class_names == tuple(

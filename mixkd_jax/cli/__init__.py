@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mixkd_jax import cpu
 from mixkd_jax.cli import flags, messages, start
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def main() -> None:
     if options.help:
         print(flags.help_text(options.help))
         return
+    cpu.tune()
     with messages.told(options, overrides):
         first = True
         if options.distributed:
@@ -47,7 +49,8 @@ def main() -> None:
             table, page = _run(options, overrides, progress)
         if first:
             print(f"\n{table}\n" if table else "", end="", flush=True)
-            print(f"\nreport: {page}", file=sys.stderr)
+            left = messages.left(options, overrides) if table else ""
+            print(f"\nreport: {page}{left}", file=sys.stderr)
 
 
 def _run(

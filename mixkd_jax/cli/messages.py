@@ -50,6 +50,17 @@ def fail(message: str, *, status: int = 1, kind: str = "error: ") -> NoReturn:
     sys.exit(status)
 
 
+def left(options: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """Returns what a measured run lacks, and the command that trains it; "" if that is nothing."""
+    from mixkd_jax.report.records import read
+
+    missing = read(options.workdir).missing()
+    if not missing:
+        return ""
+    trained = argparse.Namespace(**{**vars(options), "mode": "train"})
+    return f"\nnot trained yet: {'; '.join(missing)}; {_next(trained, overrides)}"
+
+
 def _next(options: argparse.Namespace, overrides: Sequence[str]) -> str:
     """Returns the command that goes on."""
     if not _is_run(options.workdir):

@@ -10,12 +10,14 @@ from mixkd_jax.report.shapes import AMOUNT, ANYTHING, COUNT, NUMBER, TEXT, Each,
 _RECIPE = {"base": TEXT, "loss": TEXT, "options": Each(ANYTHING)}
 EVALUATION = {
     "step": COUNT,
+    "total_steps": Optional(COUNT),
     "recipe": Optional(_RECIPE),
     "metrics": Each(NUMBER),
     "bins": {"count": [AMOUNT], "confidence": [AMOUNT], "correct": [AMOUNT]},
     "teacher": Optional(Each(NUMBER)),
 }
 TIME = Each(AMOUNT)
+RUN_TIME = {"wall": AMOUNT, "cpu": AMOUNT, "sessions": COUNT}
 _STATISTIC = {"mean": NUMBER, "stderr": NUMBER}
 _CURVE = {"mean": [NUMBER], "stderr": [NUMBER]}
 _TEST = {

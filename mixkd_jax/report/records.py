@@ -32,6 +32,7 @@ class Records:
         step that any student was evaluated at.
       analyses: likewise of `analysis.json`, if it is of the step of the model's evaluation.
       times: likewise of `time.json`: seconds by part.
+      run_time: the run's own `time.json`: its wall and CPU seconds; empty if they aren't known.
       log: lines of `metrics.jsonl` by model, by rising step, the last one of each step; without
         those of first stages.
       behind: students left out because they were evaluated at an earlier step than others, with
@@ -46,6 +47,7 @@ class Records:
     evaluations: dict[str, dict[str, Any]]
     analyses: dict[str, dict[str, Any]]
     times: dict[str, dict[str, float]]
+    run_time: dict[str, float]
     log: dict[str, list[dict[str, Any]]]
     behind: dict[str, int]
     skipped: list[str]
@@ -78,7 +80,7 @@ class Records:
         return {}
 
     def missing(self) -> list[str]:
-        """What has not been evaluated yet: "teacher" or "kd: seeds 0, 1"; empty if all has been.
+        """What lacks training or its evaluation: "teacher", "kd: seeds 0, 1"; empty if all is done.
 
         Expected are the arms and seeds that the config names, and whatever else was begun.
         """
@@ -89,13 +91,17 @@ class Records:
         seeds = sorted({seed for _, seed in begun}) if seeds is None else seeds
         lacking: dict[str, set[int]] = {}
         for arm, seed in [*((arm, seed) for arm in arms for seed in seeds), *begun]:
-            if student_name(arm, seed) not in self.evaluations:
+            if not self._is_done(student_name(arm, seed)):
                 lacking.setdefault(arm, set()).add(seed)
-        teacher = [] if TEACHER in self.evaluations else [TEACHER]
+        teacher = [] if self._is_done(TEACHER) else [TEACHER]
         return teacher + [
             f"{arm}: seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
             for arm, seeds in lacking.items()
         ]
+
+    def _is_done(self, name: str) -> bool:
+        evaluation = self.evaluations.get(name)
+        return evaluation is not None and evaluation["step"] >= (evaluation.get("total_steps") or 0)
 
     def _students(self) -> list[tuple[str, int]]:
         return [student for student in map(split_name, self.evaluations) if student]
@@ -140,9 +146,10 @@ def read(path: str | os.PathLike[str]) -> Records:
         evaluations=kept,
         analyses=_of_one_step(analyses, evaluations, warnings),
         times=_read_each(folder, names, "time", formats.TIME, warnings),
+        run_time=_read_file(folder.time, formats.RUN_TIME, {}, warnings),
         log={name: log[name] for name in sorted(log, key=lambda name: _place(name, arms))},
         behind=behind,
-        skipped=_read_skipped(folder.skipped, warnings),
+        skipped=_read_file(folder.skipped, [TEXT], [], warnings),
         warnings=warnings,
         best=_read_best(folder, kept, warnings),
     )
@@ -255,13 +262,15 @@ def _of_one_step(
     return kept
 
 
-def _read_skipped(path: epath.Path, warnings: list[str]) -> list[str]:
+def _read_file(path: epath.Path, shape: Any, missing: Any, warnings: list[str]) -> Any:
+    """Returns what a file of the run itself holds; `missing` without one that can be read."""
     try:
-        content = load(path) if path.exists() else []
-        check(content, [TEXT])
+        content = load(path) if path.exists() else missing
+        if content is not missing:
+            check(content, shape)
     except ShapeError as error:
         warnings.append(f"{path.name}: {error}; it counts as missing.")
-        return []
+        return missing
     return content
 
 

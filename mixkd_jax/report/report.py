@@ -70,6 +70,7 @@ def _page(
         claims=[claim for claim in judged if claim["verdict"] != claims.NOT_TESTABLE],
         untested=[claim for claim in judged if claim["verdict"] == claims.NOT_TESTABLE],
         tables=made,
+        chosen_by=_chosen_by(records),
         analysis=_about_analysis(records),
         num_bins=max((len(e["bins"]["count"]) for e in records.evaluations.values()), default=0),
         arms=[(arm, _meaning(records, arm)) for arm in summary["arms"]],
@@ -102,8 +103,18 @@ def _meaning(records: Records, arm: str) -> str:
     )
 
 
+def _chosen_by(records: Records) -> str:
+    """Returns by which metric of the validation images students are kept at their best."""
+    for evaluation in records.best.values():
+        metric = METRICS.get(str(evaluation.get("chosen_by")))
+        return metric.name if metric else ""
+    return ""
+
+
 def _tables(records: Records, summary: dict[str, Any]) -> dict[str, tables.Table]:
     made = [tables.metrics(records, summary)]
+    if summary["best"]:
+        made.append(tables.best(summary))
     if summary["differences"]:
         made.append(tables.differences(summary))
     if records.analyses:
@@ -121,17 +132,18 @@ def _about_analysis(records: Records) -> dict[str, int]:
 
 
 def _time(records: Records, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns seconds by part: a row for the teacher, for each arm, and the total."""
-    parts = [part for part in summary["time"] if part != "total"]
+    """Returns seconds by part: a row for the teacher, for each arm, and for the run."""
+    columns = list(summary["time"])
     groups: dict[str, dict[str, float]] = {}
     for name, time in records.times.items():
         arm = (split_name(name) or (TEACHER,))[0]
-        group = groups.setdefault(arm, dict.fromkeys([*parts, "total"], 0.0))
+        group = groups.setdefault(arm, {"total": 0.0})
         for part, seconds in time.items():
-            group[part] += seconds
-            group["total"] += seconds if part != results.CPU else 0
-    lines = {**groups, "total": summary["time"]} if groups else {}
-    columns = [*(part for part in parts if part != results.CPU), "total"]
-    columns += [results.CPU] if results.CPU in parts else []
-    rows = [(name, [f"{line[part]:.1f}" for part in columns]) for name, line in lines.items()]
-    return {"parts": columns, "rows": rows}
+            group[part] = group.get(part, 0.0) + seconds
+            group["total"] += seconds
+    lines = {**groups, "run": summary["time"]} if groups else {}
+    rows = [
+        (name, [f"{line[part]:.1f}" if part in line else "" for part in columns])
+        for name, line in lines.items()
+    ]
+    return {"parts": columns, "rows": rows, "sessions": records.run_time.get("sessions")}

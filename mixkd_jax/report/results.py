@@ -16,7 +16,6 @@ from mixkd_jax.report.records import Records, read
 
 BASELINE = "ce"
 TIME_PARTS = ("compile", "train", "evaluate", "checkpoint", "analyse")
-CPU = "cpu"  # seconds of all cores, beside the parts, which are of the clock on the wall
 MISSING = "-"
 
 
@@ -34,8 +33,9 @@ def collect(path: str | os.PathLike[str]) -> dict[str, Any]:
       "seeds": {arm: [seed]}.
       "wins": {arm: {metric: {"wins", "seeds"}}}: seeds in which the arm is strictly better than
         the baseline `ce` of the same seed, out of those where both values are known.
-      "time": seconds by part ("compile", "train", "evaluate", ...), their "total", and "cpu" if it
-        was measured.
+      "time": wall seconds by part ("compile", "train", "evaluate", ...); "other": imports, data and
+        all else; their "total", from the command to the last measurement; and "cpu", the seconds
+        of all cores together. Without the run's `time.json` no "other" and "cpu".
       "differences": {"mixkd - ce": {metric: {"mean", "std", "low", "high", "seeds", "won"}}},
         paired by seed; see `intervals.differences`.
       "data": name of the images, how many for what, and how many were broken and "skipped": of
@@ -67,7 +67,7 @@ def summarize(records: Records) -> dict[str, Any]:
         },
         "seeds": seeds,
         "wins": _wins(records),
-        "time": _time(records.times),
+        "time": _time(records),
         "data": _data(records),
         "differences": intervals.differences(records),
         "claims": [dataclasses.asdict(claim) for claim in claims.judge(records)],
@@ -134,13 +134,16 @@ def _won_of(records: Records, arm: str, metric: str) -> dict[str, int]:
     return {"wins": found["won"], "seeds": found["seeds"]}
 
 
-def _time(times: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _time(records: Records) -> dict[str, float]:
     parts: dict[str, float] = dict.fromkeys(TIME_PARTS, 0.0)
-    for time in times.values():
+    for time in records.times.values():
         for part, seconds in time.items():
             parts[part] = parts.get(part, 0.0) + float(seconds)
-    cpu = {CPU: parts.pop(CPU)} if CPU in parts else {}
-    return {**parts, "total": sum(parts.values()), **cpu}
+    known = sum(parts.values())
+    if not records.run_time:
+        return {**parts, "total": known}
+    wall, cpu = (float(records.run_time[name]) for name in ("wall", "cpu"))
+    return {**parts, "other": max(wall - known, 0.0), "total": max(wall, known), "cpu": cpu}
 
 
 def rows(results: Mapping[str, Any]) -> list[list[str]]:

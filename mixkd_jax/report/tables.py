@@ -105,6 +105,20 @@ def metrics(records: Records, summary: Mapping[str, Any]) -> Table:
     return Table("results", "Metrics on the test images", [*headings, "beats ce: acc, ECE"], rows)
 
 
+def best(summary: Mapping[str, Any]) -> Table:
+    """The metrics of students as they were where they did best on the validation images."""
+    rows: list[list[Cell | str]] = []
+    for arm, found in summary["best"].items():
+        none = {"mean": None, "std": None, "low": None, "high": None}
+        cells = [
+            Cell(metric, {**found.get(name, none), "seeds": len(found["steps"])})
+            for name, metric in METRICS.items()
+        ]
+        rows.append([arm, *cells, ", ".join(map(str, found["steps"]))])
+    headings = ["model", *(metric.heading for metric in METRICS.values()), "steps"]
+    return Table("best", "Metrics on the test set of the best students", headings, rows)
+
+
 def differences(summary: Mapping[str, Any]) -> Table:
     """Paired differences between arms: mean and 95 % interval, and seeds won."""
     rows = [

@@ -112,7 +112,8 @@ class Measures:
             if fit.recipe.distils:
                 about["teacher"] = self._scores_of_teacher(fit.numbers["teacher_temperature"])
         if jax.process_index() == 0:
-            content = {"step": step, **dataclasses.asdict(measured), **about}
+            steps = {"step": step, "total_steps": fit.steps.total}
+            content = {**steps, **dataclasses.asdict(measured), **about}
             write_json(fit.folder.evaluation, content)
         clock.save()
 

@@ -217,7 +217,8 @@ class Run:
         if fit.name == TEACHER and self._known is not None:
             self._progress.say("teacher: measured by its own run, on the same images")
             if jax.process_index() == 0:
-                write_json(fit.folder.evaluation, {"step": member.step, **self._known})
+                steps = {"step": member.step, "total_steps": fit.steps.total}
+                write_json(fit.folder.evaluation, {**self._known, **steps})
             member.clock.save()
             sharding.barrier("copied")
         else:

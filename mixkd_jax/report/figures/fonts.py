@@ -48,7 +48,7 @@ def _write_small(whole: str, path: str) -> None:
         subsetter.subset(font)
         for record in font["name"].names:
             if record.nameID in (1, 16):  # the family's
-                record.string = NAME
+                record.string = NAME.encode(record.getEncoding())
         font.save(path)
 
 
