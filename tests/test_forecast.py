@@ -23,24 +23,33 @@ def test_students_are_taken_to_be_as_fast_as_the_teacher_until_one_has_trained()
 
 
 def test_what_a_model_takes_once_is_learned_from_those_that_are_trained():
-    once = {"compile": 3.0, "evaluate": 1.0, "checkpoint": 2.0}
     works = [
         _work("teacher", 100, train=100.0, compile=50.0),
-        _work("student", 100, train=10.0, **once),
+        _work("student", 100, train=10.0, compile=9.0, evaluate=5.0, checkpoint=2.0),
+        _work("student", 100, train=10.0, evaluate=1.0, checkpoint=2.0),
         _work("student", 0),
-        _work("student", 50, train=5.0, compile=4.0),
+        _work("student", 50, train=5.0, evaluate=2.0),
     ]
-    assert seconds_left(works) == pytest.approx(10 + 6 + 5 + 2)
+    # The first evaluation, of 5 seconds, was compiled too.
+    assert seconds_left(works) == pytest.approx((10 + 3) + (5 + 3 - 2))
+
+
+def test_students_compile_once_and_not_each():
+    works = [_work("teacher", 100, train=10.0, compile=7.0)]
+    works += [_work("student", 0, total=10) for _ in range(60)]
+    assert seconds_left(works) == pytest.approx(60 * 1.0 + 7)
+    works[1].seconds["compile"] = 4.0
+    assert seconds_left(works) == pytest.approx(60 * 1.0)
 
 
 def test_analyses_count_as_the_first_took():
     works = [
-        _work("teacher", 100, train=10.0, evaluate=2.0, analysed=False),
-        _work("student", 100, train=10.0, evaluate=4.0, analysed=False),
+        _work("teacher", 100, train=10.0, evaluate=4.0, analysed=False),
+        _work("student", 100, train=10.0, evaluate=2.0, analysed=False),
     ]
-    assert seconds_left(works) == pytest.approx(2 * 10 * 3.0)
+    assert seconds_left(works) == pytest.approx(2 * 10 * 2.0)
     works[0].analysed, works[0].seconds["analyse"] = True, 7.0
-    assert seconds_left(works) == pytest.approx(7.0)
+    assert seconds_left(works) == pytest.approx(0.2 * 7.0)
     works[1].analysed = True
     assert seconds_left(works) == 0
 

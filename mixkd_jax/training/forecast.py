@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, MutableMapping
 
 # Until a model is analysed, the analysis is taken to last as long as this many evaluations.
 _EVALUATIONS = 10.0
-_ONCE = ("compile", "evaluate", "checkpoint")  # what a model's training takes beside its steps
+# The first time that something is measured it is compiled, too, which is most of that time.
+_WITHOUT_COMPILING = 0.2
 
 
 @dataclasses.dataclass
@@ -39,17 +40,18 @@ def seconds_left(works: Iterable[Work]) -> float | None:
     known = [speed for speed in speeds.values() if speed is not None]
     if not known:
         return None
-    once = {role: _once_seconds(works, role) for role in speeds}
     analysis = _analysis_seconds(works)
     left = 0.0
-    for work in works:
-        if not work.trained:
-            speed = speeds[work.role]
+    for role, speed in speeds.items():
+        alike = [work for work in works if work.role == role and not work.trained]
+        if not alike:
+            continue
+        left += max(0.0, _compile_seconds(works, role))
+        once = _once_seconds(works, role)
+        for work in alike:
             left += (work.total - work.step) * (known[0] if speed is None else speed)
-            left += max(0.0, once[work.role] - _sum(work.seconds))
-        if not work.analysed:
-            left += analysis
-    return left
+            left += max(0.0, once - _once(work))
+    return left + analysis * sum(not work.analysed for work in works)
 
 
 def _step_seconds(works: Iterable[Work], role: str) -> float | None:
@@ -59,23 +61,37 @@ def _step_seconds(works: Iterable[Work], role: str) -> float | None:
     return sum(work.seconds["train"] for work in taken) / steps if steps else None
 
 
+def _compile_seconds(works: Iterable[Work], role: str) -> float:
+    """Returns the seconds of compiling for a role: what the other's took, if none of it has."""
+    seconds = {work.role: 0.0 for work in works}
+    for work in works:
+        seconds[work.role] += work.seconds["compile"]
+    return 0.0 if seconds[role] else max(seconds.values())
+
+
 def _once_seconds(works: Iterable[Work], role: str) -> float:
-    """Returns what a model of a role takes beside its steps, as those did that are trained."""
+    """Returns what a model takes beside steps and compiling, as those of its role took."""
     trained = [work for work in works if work.trained]
     alike = [work for work in trained if work.role == role] or trained
-    return sum(_sum(work.seconds) for work in alike) / len(alike) if alike else 0.0
+    return _again([_once(work) for work in alike])
 
 
 def _analysis_seconds(works: Iterable[Work]) -> float:
     analysed = [s for work in works if (s := work.seconds["analyse"])]
     if analysed:
-        return sum(analysed) / len(analysed)
-    evaluated = [work.seconds["evaluate"] for work in works if work.trained]
-    return _EVALUATIONS * sum(evaluated) / len(evaluated) if evaluated else 0.0
+        return _again(analysed)
+    return _EVALUATIONS * _again([w.seconds["evaluate"] for w in works if w.trained])
 
 
-def _sum(seconds: Mapping[str, float]) -> float:
-    return sum(seconds[kind] for kind in _ONCE)
+def _again(seconds: list[float]) -> float:
+    """Returns how long something takes again, from what it took: the longest time was the first."""
+    if len(seconds) < 2:
+        return _WITHOUT_COMPILING * sum(seconds)
+    return (sum(seconds) - max(seconds)) / (len(seconds) - 1)
+
+
+def _once(work: Work) -> float:
+    return work.seconds["evaluate"] + work.seconds["checkpoint"]
 
 
 class Smooth:
