@@ -49,4 +49,6 @@ def get_config(argument: str = "") -> ConfigDict:
         training.schedule.learning_rate = 1e-3
         training.schedule.warmup = "2 epochs"
     config.checkpoint.every = "5 epochs"
+    # Folders are small, and models at 224 pixels slow without an accelerator.
+    config.analysis.pairs, config.analysis.path_pairs = 500, 50
     return config
