@@ -36,9 +36,13 @@ TINY = heads.Classifier(ResNet18(blocks=(1,)), heads.LinearHead(3))
 @functools.cache
 def tiny_variables():
     shapes = jax.eval_shape(TINY.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
-    leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
-    return tree.unflatten([rng.normal(size=leaf.shape).astype("float32") for leaf in leaves])
+
+    def draw(path, leaf):
+        values = rng.normal(size=leaf.shape).astype("float32")
+        return np.square(values) if path[-1].key == "var" else values
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def tiny_arrays(part, name):

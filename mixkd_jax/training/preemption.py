@@ -10,25 +10,36 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(Exception):
-    """Training stopped on request, with a checkpoint of its last step."""
+    """A run stopped on request, with a checkpoint of its last step if it was training."""
 
 
 class StopRequest:
     """Notes SIGTERM, so that the loop can save before it stops.
 
+    Where nothing asks for `patience` seconds, as while a large model is analysed, `Stopped` is
+    raised: the run then goes on from its last checkpoint. A second SIGTERM ends the process at once.
+
     On many hosts JAX's own preemption service notes it, and all processes agree on a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 20.0) -> None:
         """Begins to listen; from the main thread only."""
         self._received = False
         self._asked = 0
+        self._patience = patience
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._receive)
+            signal.signal(signal.SIGALRM, self._leave)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._received = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._patience)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Stopped("what was being done is done again")
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after `step`; every process must ask equally often."""
@@ -38,4 +49,6 @@ class StopRequest:
             # steps begin anew with every model, and a dispatch may take many.
             self._asked += 1
             self._received |= multihost_utils.reached_preemption_sync_point(self._asked)
+        if self._received and jax.process_count() == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # whoever asks saves, however long that takes
         return self._received
