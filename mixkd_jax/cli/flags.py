@@ -24,30 +24,31 @@ MODES = {
 NEEDED = {"compare": (), "predict": ("model", "images"), "export": ("model", "out")}
 
 HELP = """\
-Trains a teacher, distils students from it on mixed inputs, measures and reports.
+Trains a teacher, distils students from it on mixed inputs, and measures all.
 
   {program} --config={digits}
-  {program} --config={cifar}:cifar10,teacher=resnet56,student=resnet20
+  {program} --config={cifar}:cifar10,teacher=resnet56
   {program} --workdir=runs/NAME     goes on with a run, or reports it again
-  {program} --workdir=runs/NAME --config.seeds="5 seeds" --config.arms=ce,mixkd
+  {program} --workdir=runs/NAME --config.seeds="5 seeds"
   {program} --mode=compare --runs=runs/a,runs/b
 
 flags:
-  --config=CONFIG         one of those below, such a file, or a run's config.json;
-                          CONFIG:ARGUMENTS has those that its first lines tell
-  --config.FIELD=VALUE    sets a field; --help=config lists them all
-  --workdir=RUN           the run's folder, by default a new one in runs/; one that
-                          holds a run needs no --config
-  --mode=MODE             see below; --runs=RUN,RUN belongs to compare
-  --model=MODEL           of predict and export: the folder of a run's model, such as
-                          runs/a/arms/mixkd/0, an exported one, or hf://OWNER/NAME
-  --images=FOLDER         of predict: a folder of images, or files: a.jpg,b.jpg
-  --calibrated            of predict: divides logits by the fitted temperature
-  --out=PATH              of export: a new folder, or hf://OWNER/NAME; of predict: the
-                          name of its .csv and .json, by default predictions
-  --distributed           one process of many; a TPU slice, Slurm, Open MPI and
-                          Kubernetes tell the others, or you do:
-                          --coordinator=HOST:PORT --num_processes=N --process_id=I
+  --config=CONFIG       a config below, such a file, or a run's config.json;
+                        CONFIG:ARGUMENTS has those that its first lines tell
+  --config.FIELD=VALUE  sets a field; --help=config lists them all
+  --workdir=RUN         the run's folder, by default a new one in runs/; one
+                        that holds a run needs no --config
+  --mode=MODE           see below; --runs=RUN,RUN belongs to compare
+  --model=MODEL         of predict and export: the folder of a run's model, as
+                        runs/a/arms/mixkd/0, an exported one, hf://OWNER/NAME
+  --images=FOLDER       of predict: a folder of images, or files: a.jpg,b.jpg
+  --calibrated          of predict: divides logits by the fitted temperature
+  --out=PATH            of export: a new folder, or hf://OWNER/NAME; of
+                        predict: the name of its .csv and .json
+  --distributed         one process of many; a TPU slice, Slurm, Open MPI and
+                        Kubernetes tell the others, or you do:
+                        --coordinator=HOST:PORT --num_processes=N
+                        --process_id=I
 
 configs:
 {configs}

@@ -124,7 +124,7 @@ def _use(about: dict[str, Any]) -> str:
     height, width, channels = about["images"]["shape"]
     resize = about["images"]["resize"]
     scaled = "divided by the temperature" if about["calibrated"] else "not divided by a temperature"
-    mode = "RGB" if channels == 3 else "L"
+    convert = '.convert("RGB")' if channels == 3 else '.convert("RGB").convert("L")'
     return f"""## Use
 
 `config.json` names the classes and how pixels are prepared; `model.safetensors` has the weights.
@@ -145,7 +145,7 @@ SIZE, RESIZE = ({height}, {width}), ({resize[0]}, {resize[1]})  # height, width
 
 
 def read(path):
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB").convert("{mode}")
+    image = ImageOps.exif_transpose(Image.open(path)){convert}
     scale = max(RESIZE[0] / image.height, RESIZE[1] / image.width)  # until it covers RESIZE
     high = max(RESIZE[0], round(image.height * scale))
     wide = max(RESIZE[1], round(image.width * scale))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -77,31 +76,39 @@ def load_images(
       ConfigError: for settings that don't fit the images.
       data.DataError: if the data can't be had.
     """
-    if dataset is None and _is_streamed(settings):
-        return _stream(settings, seed, mesh)
-    if dataset is None:
-        return _put(*_read(settings, seed), settings, seed, mesh)
-    parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
-    return _put(dataset, parts, settings, seed, mesh)
+    if dataset is not None:
+        parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
+        return _put(dataset, parts, settings, seed, mesh)
+    sources = None
+    if settings.name == "folder" or settings.pipeline == "stream":
+        sources = data.open_sources(
+            settings.name, data_dir=settings.dir, download=settings.download
+        )
+        if _is_streamed(settings, sources):
+            return _stream(sources, settings, seed, mesh)
+    return _put(*_read(sources, settings, seed), settings, seed, mesh)
 
 
-def _read(settings: config.Data, seed: int) -> tuple[data.Dataset, Parts]:
+def _read(sources: Sources | None, settings: config.Data, seed: int) -> tuple[data.Dataset, Parts]:
     """Reads those images of a data set that are in any of its parts, and returns the parts."""
     read: list[Parts] = []
-    name = settings.name if settings.name != "folder" else os.path.basename(settings.dir)
+    name = settings.name if sources is None else sources.name
 
     def choose(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
         train, parts = needed(divide(name, num_train, num_test, settings, seed))
         read.append(parts)
         return train, parts.test
 
+    if sources is None:
+        options = {"data_dir": settings.dir, "download": settings.download}
+        return data.load(settings.name, choose=choose, **options), read[0]
+    from mixkd_jax.data import memory  # imports Pillow
+
     # Which images are broken is known once all are read, and only the others are divided.
     skips = settings.broken == "skip"
-    dataset = data.load(
-        settings.name,
-        data_dir=settings.dir,
-        download=settings.download,
-        image_size=settings.image_size if settings.name == "folder" else 0,
+    dataset = memory.load_sources(
+        sources,
+        image_size=settings.image_size,
         broken=settings.broken,
         choose=None if skips else choose,
     )
@@ -110,13 +117,12 @@ def _read(settings: config.Data, seed: int) -> tuple[data.Dataset, Parts]:
     return dataset, read[0]
 
 
-def _is_streamed(settings: config.Data) -> bool:
+def _is_streamed(settings: config.Data, sources: Sources) -> bool:
     """Whether to stream; with "auto", a folder that doesn't fit into memory is."""
-    if settings.pipeline != "auto" or settings.name != "folder":
+    if settings.pipeline != "auto":
         return settings.pipeline == "stream"
     from mixkd_jax.data import memory  # imports Pillow
 
-    sources = data.open_sources("folder", data_dir=settings.dir)
     return memory.num_bytes(sources, _size(settings, sources)) > memory.MAX_BYTES
 
 
@@ -151,7 +157,7 @@ def _put(
     )
 
 
-def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
+def _stream(sources: Sources, settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
     """Opens a data set's parts, to be read batch by batch."""
     from mixkd_jax.data.stream import Stream  # imports Pillow
 
@@ -164,7 +170,6 @@ def _stream(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
             "config.data.crop_padding: expected 0 for streamed images, which config.data.crop "
             f"crops, got {settings.crop_padding}"
         )
-    sources = data.open_sources(settings.name, data_dir=settings.dir, download=settings.download)
     _check_images(settings, sources.name, 3)
     parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
     size = _size(settings, sources)

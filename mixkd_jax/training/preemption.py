@@ -17,7 +17,7 @@ class StopRequest:
     """Notes SIGTERM, so that the loop can save before it stops.
 
     Where nothing asks for `patience` seconds, as while a large model is analysed, `Stopped` is
-    raised: the run then goes on from its last checkpoint. A second SIGTERM ends the process at once.
+    raised: the run then goes on from its last checkpoint. A second SIGTERM ends the process.
 
     On many hosts JAX's own preemption service notes it, and all processes agree on a step.
     """
