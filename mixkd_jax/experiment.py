@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from mixkd_jax.config import ConfigError, arms
 from mixkd_jax.files import absolute
 from mixkd_jax.folder import Folder
 from mixkd_jax.models import teachers
-from mixkd_jax.run import adopt, models, summary, workdir
+from mixkd_jax.run import adopt, lock, models, summary, workdir
 from mixkd_jax.run.images import load_images
 from mixkd_jax.run.run import Run
 from mixkd_jax.training import sharding
@@ -52,14 +53,16 @@ def run(
       What `results.json` holds.
 
     Raises:
-      config.ConfigError: for a wrong config or folder, before anything is compiled.
+      config.ConfigError: for a wrong config or folder, or one that another process runs in, before
+        anything is compiled.
       data.DataError: if the data set can't be loaded.
       models.TeacherError: for a `teacher` that can't be learned from.
       training.member.Diverged, training.preemption.Stopped: see there; run again to continue.
     """
-    if progress is not None:
-        return _run(values, folder, mode, dataset, teacher, stop, progress, command)
-    with Progress(enabled=jax.process_index() == 0) as progress:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.held(Folder.at(absolute(folder))))
+        if progress is None:
+            progress = stack.enter_context(Progress(enabled=jax.process_index() == 0))
         return _run(values, folder, mode, dataset, teacher, stop, progress, command)
 
 

@@ -107,6 +107,11 @@ class Folder:
         return self.root / "config.json"
 
     @property
+    def lock(self) -> epath.Path:
+        """Whose run it is; there only while one goes on."""
+        return self.root / "lock"
+
+    @property
     def time(self) -> epath.Path:
         """The wall and CPU seconds of the run's sessions, and their number."""
         return self.root / "time.json"

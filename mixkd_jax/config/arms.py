@@ -68,8 +68,6 @@ def resolve(settings: Experiment) -> tuple[Arm, ...]:
         something else than a loss and its parts.
     """
     arms = tuple(parse(text, settings) for text in settings.arms)
-    if len({(arm.text) for arm in arms}) < len(arms):
-        raise ConfigError(f"config.arms: expected every arm once, got {settings.arms}")
     for arm in arms:
         _check(arm)
     return arms

@@ -23,6 +23,7 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.files import absolute, in_bucket, write_json
 from mixkd_jax.folder import Folder
 
+LEFT = ("config.json.new", "lock")  # by a run that was killed when it began
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -42,25 +43,41 @@ def made(folder: str | None, parent: str = "runs") -> Iterator[str]:
     if in_bucket(path):  # which has no folders
         yield path
         return
-    for number in itertools.count(2):
-        root = absolute(path)
-        missing = [each for each in (root, *root.parents) if not each.exists()]
-        try:
-            root.mkdir(parents=True, exist_ok=folder is not None)
-            break
-        except OSError as error:
-            if folder is not None or not isinstance(error, FileExistsError):
-                raise ConfigError(_unwritable(path, error)) from None
-        path = f"{name}-{number}"
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(2):
+            try:
+                stack.enter_context(making(absolute(path), exist_ok=folder is not None))
+                break
+            except FileExistsError:
+                path = f"{name}-{number}"
         yield path
+
+
+@contextlib.contextmanager
+def making(root: epath.Path, exist_ok: bool = True) -> Iterator[None]:
+    """Makes a local folder and those above it, and removes again what is left empty.
+
+    Raises:
+      FileExistsError: if it is there, unless that is `exist_ok`.
+      ConfigError: if it can't be made.
+    """
+    missing = [each for each in (root, *root.parents) if not each.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
+        raise ConfigError(unwritable(root, error)) from None
+    try:
+        yield
     finally:
         for each in missing:
             with contextlib.suppress(OSError):  # of one that isn't empty
                 os.rmdir(each)
 
 
-def _unwritable(path: str | os.PathLike[str], error: OSError | None = None) -> str:
+def unwritable(path: str | os.PathLike[str], error: OSError | None = None) -> str:
+    """Returns the message about a folder that can't be written to."""
     why = f": {error.strerror}" if error and error.strerror else ""
     return f"--workdir: expected a folder that can be written to, got {os.fspath(path)}{why}"
 
@@ -88,7 +105,7 @@ def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
     if not in_bucket(root):  # which says no only when it is written to
         parent = next(path for path in (root, *root.parents) if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ConfigError(_unwritable(root))
+            raise ConfigError(unwritable(root))
     return new
 
 
@@ -117,7 +134,7 @@ def claim(folder: Folder, values: dict[str, Any], command: str, data: Mapping[st
     except Exception as error:  # of many kinds: no such bucket, no right to it, no network
         if not in_bucket(folder.root):
             if isinstance(error, OSError):
-                raise ConfigError(_unwritable(folder.root, error)) from None
+                raise ConfigError(unwritable(folder.root, error)) from None
             raise
         raise ConfigError(
             f"--workdir: expected a bucket that can be written to, got {folder.root}: {error}; "
@@ -144,8 +161,8 @@ def config_of(folder: Folder) -> dict[str, Any] | None:
 
 
 def _is_empty(root: epath.Path) -> bool:
-    """Whether a folder holds nothing but what a run leaves that is killed when it begins."""
-    return root.is_dir() and all(path.name == "config.json.new" for path in root.iterdir())
+    """Whether a folder holds nothing, or nothing of a run but its beginning."""
+    return root.is_dir() and all(path.name in LEFT for path in root.iterdir())
 
 
 def _check_same(root: epath.Path, old: Any, new: Any) -> None:
