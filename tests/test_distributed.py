@@ -118,9 +118,6 @@ def _json(path):
     return json.loads(path.read_text())
 
 
-pytestmark = pytest.mark.slow
-
-
 def test_a_signal_to_one_process_stops_both_at_one_step(together):
     zero, one = (re.findall("^stopped and saved: .*;", said, re.MULTILINE) for said in together[1])
     assert zero == one and len(zero) == 1
@@ -163,6 +160,7 @@ def test_process_0_alone_writes_metrics_and_progress(together, alone):
     assert len(events) in (7, 8, 9), events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["flags", "variables"])
 def test_the_example_of_the_readme_runs(by, tmp_path):
     """Its loop of two processes, with a shorter training and a port that is free."""

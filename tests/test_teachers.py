@@ -70,7 +70,8 @@ def test_a_teacher_is_taken_from_an_earlier_run(run, photos, tmp_path):
     for a, b in zip(*(jax.tree.leaves(m._variables) for m in (ours, theirs)), strict=True):
         np.testing.assert_array_equal(a, b)
     # Not measured again: the very numbers of the earlier run.
-    assert {**read(tmp_path / "b/teacher/evaluation.json"), "step": 6} == json.loads(before)
+    steps = {"step": 6, "total_steps": 6}
+    assert {**read(tmp_path / "b/teacher/evaluation.json"), **steps} == json.loads(before)
     assert found["teacher"]["nll"] == read(run / "results.json")["teacher"]["nll"]
     again = taught(photos, tmp_path / "b", teacher__weights=str(run))
     assert again["arms"] == found["arms"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from typing import Any
 
@@ -23,6 +24,19 @@ class _Damaged(Exception):
     """A checkpoint that can't be read, or isn't what was saved."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `preemption.StopRequest` to ask for a preemption notice.
+
+    Processes agree on when to stop by the number that they ask with, which has to rise: orbax would
+    ask with each model's own step, and a notice that came then would pass unseen.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether orbax is to save because of a notice: never."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The newest checkpoints in a folder; on many hosts every process calls every method."""
 
@@ -36,9 +50,16 @@ class Checkpoints:
         """
         self._folder = epath.Path(folder)
         self._config = config
-        self._manager = ocp.CheckpointManager(
+        # The models of a group are saved at one step and at one time: without names of their own,
+        # the barriers of one among many processes would be taken for another's.
+        barriers = ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=os.fspath(self._folder)
+        )
+        self._manager = _Manager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, multiprocessing_options=barriers
+            ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
