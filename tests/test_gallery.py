@@ -54,6 +54,15 @@ def test_a_student_may_add_examples_with_images(root):
     assert found[1].rule == ""
 
 
+def test_what_a_student_adds_has_its_teacher_too(root):
+    teacher = {"classes": [1, 2], "probabilities": [0.8, 0.2]}
+    add(root, "teacher", [example(3)])
+    add(root, "arms/mixkd/0", [example(7, teacher=teacher)])
+    own = gallery.examples(read(root))[1]
+    assert [prediction.model for prediction in own.predictions] == ["teacher", "mixkd"]
+    assert own.predictions[0].classes == [("dog", 80), ("eel", 20)]
+
+
 @pytest.mark.parametrize("image", ["", "no base64!", base64.b64encode(b"GIF89a").decode(), 5, None])
 def test_what_is_no_png_is_not_shown(root, image):
     add(root, "teacher", [example(3, image=image)])

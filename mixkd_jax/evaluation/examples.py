@@ -38,8 +38,8 @@ def examples(
 
     Returns:
       "rule", why it was chosen; "pair", its number; "lam"; "labels" of both images; "classes" and
-      "probabilities", the five largest, falling; and "image", the mixed image as PNG in base64, of
-      those that the teacher doesn't have already.
+      "probabilities", the five largest, falling. Those that the teacher doesn't have already also
+      have "image", the mixed image as PNG in base64, and "teacher", what that predicts.
     """
     first = model if teacher is None else teacher
     shown = _rules(pairs, first)
@@ -48,10 +48,15 @@ def examples(
         farthest = _farthest(pairs, model[1], teacher[1])
         own = {} if farthest in shown else {farthest: "farthest from the teacher"}
     pictures = _pictures(images, pairs, list(own))
-    probs = special.softmax(model[1].logits, -1)
-    return [
-        _example(pairs, probs[k], k, rule, pictures.get(k)) for k, rule in (shown | own).items()
-    ]
+    found = []
+    for k, rule in (shown | own).items():
+        example = _example(pairs, k, rule) | _largest(model[1].logits[k])
+        if k in own:
+            example["image"] = pictures[k]
+            if teacher is not None:
+                example["teacher"] = _largest(teacher[1].logits[k])
+        found.append(example)
+    return found
 
 
 def _candidates(pairs: Pairs) -> np.ndarray:
@@ -77,19 +82,22 @@ def _farthest(pairs: Pairs, model: Predictions, teacher: Predictions) -> int:
     return int(known[np.asarray(divergence).argmax()])
 
 
-def _example(
-    pairs: Pairs, probs: np.ndarray, k: int, rule: str, picture: str | None
-) -> dict[str, Any]:
-    top = np.argsort(-probs, kind="stable")[:_TOP]
-    found = {
+def _example(pairs: Pairs, k: int, rule: str) -> dict[str, Any]:
+    return {
         "rule": rule,
         "pair": k,
         "lam": round(float(pairs.lam[k]), 4),
         "labels": [int(pairs.labels[pairs.i[k]]), int(pairs.labels[pairs.j[k]])],
+    }
+
+
+def _largest(logits: np.ndarray) -> dict[str, Any]:
+    probs = special.softmax(logits)
+    top = np.argsort(-probs, kind="stable")[:_TOP]
+    return {
         "classes": top.tolist(),
         "probabilities": [round(float(p), 4) for p in probs[top]],
     }
-    return found if picture is None else {**found, "image": picture}
 
 
 def _pictures(images: Images, pairs: Pairs, chosen: list[int]) -> dict[int, str]:

@@ -40,12 +40,13 @@ _CALIBRATION = {
     "reliability": {"count": [AMOUNT], "accuracy": [NUMBER], "low": [NUMBER], "high": [NUMBER]},
     "risk_coverage": {"coverage": [AMOUNT], "risk": [NUMBER]},
 }
+_LARGEST = {"classes": [COUNT], "probabilities": [AMOUNT]}
 _EXAMPLE = {
     "pair": COUNT,
     "lam": AMOUNT,
     "labels": [COUNT],
-    "classes": [COUNT],
-    "probabilities": [AMOUNT],
+    **_LARGEST,
+    "teacher": Optional(_LARGEST),
 }
 ANALYSIS = {
     "step": COUNT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mixkd_jax.folder import TEACHER
@@ -59,10 +60,16 @@ def examples(records: Records) -> list[Example]:
                 labels = [_name(names, label) for label in one["labels"]]
                 rule = rule if isinstance(rule, str) else ""
                 found[key] = Example(rule, one["lam"], labels, source, [])
-            pairs = zip(one["classes"], one["probabilities"], strict=False)
-            shown = [(_name(names, label), 100.0 * min(share, 1)) for label, share in pairs]
-            found[key].predictions.append(Prediction(model, shown[:5]))
+                if one.get("teacher"):
+                    found[key].predictions.append(_prediction(TEACHER, one["teacher"], names))
+            found[key].predictions.append(_prediction(model, one, names))
     return list(found.values())
+
+
+def _prediction(model: str, largest: Mapping[str, Any], names: Any) -> Prediction:
+    pairs = zip(largest["classes"], largest["probabilities"], strict=False)
+    shown = [(_name(names, label), 100.0 * min(share, 1)) for label, share in pairs]
+    return Prediction(model, shown[:5])
 
 
 def _source(image: Any) -> str:
