@@ -57,8 +57,9 @@ def test_std_is_no_temperature_of_the_scale(tmp_path):
     assert judged([*runs, far])["C6"] == judged(runs)["C6"]
     assert judged([*runs[:2], far])["C6"].verdict == "not testable here"
     sweep_ = sweeps.across(compare.read_runs([*runs, far]), sweeps.TEMPERATURE)
-    path, points = tradeoff.trade(sweep_).axes[0].lines[:2]
-    assert [len(np.asarray(line.get_xydata())) for line in (path, points)] == [3, 4]
+    paths = tradeoff.trade(sweep_).axes[0].lines
+    assert [len(np.asarray(line.get_xydata())) for line in paths] == [3, 3]
+    assert len(tradeoff.over_temperature(sweep_).axes[1].get_xticklabels()) == 4
 
 
 def test_sweep_draws_means_and_intervals_over_seeds(tmp_path):
@@ -163,7 +164,6 @@ def test_sweep_is_joined_and_drawn_at_the_means(tmp_path):
     runs = sweep(tmp_path, [(0.80, 0.02, 0), (0.82, 0.05, 0), (0.83, 0.09, 0)])
     found = sweeps.across(compare.read_runs(runs), sweeps.TEMPERATURE)
     axes = tradeoff.trade(found).axes[0]
-    line, mixkd = axes.lines[2:]
-    assert np.array_equal(np.asarray(line.get_xydata()), np.asarray(mixkd.get_xydata()))
+    mixkd = axes.lines[1]
     np.testing.assert_allclose(np.asarray(mixkd.get_xydata()), [(80, 2), (82, 5), (83, 9)])
     assert [text.get_text() for text in axes.texts[3:]] == ["1", "2", "8"]

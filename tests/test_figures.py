@@ -127,6 +127,10 @@ def test_accuracy_and_ece_shows_seeds_means_and_teacher():
     np.testing.assert_allclose(points(seeds), [(50, 10), (70, 20)])
     np.testing.assert_allclose(points(mean), [(60, 15)])
     np.testing.assert_allclose(points(axes.lines[-1]), [(90, 2)])
+    assert axes.get_yscale() == "log"  # 20 is ten times 2
+    shown["teacher"]["ece"] = 0.05
+    axes = tradeoff.accuracy_and_ece(shown).axes[0]
+    assert axes.get_yscale() == "linear" and axes.get_ylim()[0] == 0
 
 
 def test_arms_look_different_and_always_the_same():

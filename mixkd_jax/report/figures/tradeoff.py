@@ -17,6 +17,7 @@ from mixkd_jax.report.quantities import METRICS
 from mixkd_jax.report.sweeps import Sweep
 from mixkd_jax.report.teachers import Point
 
+_FAR = 8.0  # so many times one ECE, another makes a linear axis useless
 # Labels of neighbouring points go to different sides.
 _BESIDE = (
     {"xytext": (4, 4)},
@@ -29,7 +30,8 @@ _BESIDE = (
 def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
     """Each seed's accuracy and ECE, and each arm's mean; the teacher where it is known.
 
-    Of very many arms the means alone are shown, and those with options have no legend.
+    Of very many arms the means alone are shown, and those with options have no legend. Where some
+    ECE is many times another, the axis is logarithmic.
 
     Args:
       results: what `results.collect` returns.
@@ -56,7 +58,12 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
         if None not in teacher:
             x, y = (100 * value for value in teacher)
             axes.plot(x, y, "*", color=style.INK, markersize=9, label=TEACHER)
-        axes.set_ylim(bottom=0)
+        drawn = [float(y) for line in axes.lines for y in np.asarray(line.get_ydata(), float)]
+        drawn = [y for y in drawn if np.isfinite(y)]
+        if drawn and 0 < _FAR * min(drawn) < max(drawn):
+            style.log_axis(axes)
+        else:
+            axes.set_ylim(bottom=0)
         style.legend(figure, axes)
     return figure
 
@@ -87,23 +94,24 @@ def over_temperature(sweep: Sweep) -> Figure:
 def trade(sweep: Sweep) -> Figure:
     """ECE against accuracy along the temperature: the path of kd and that of mixkd.
 
-    Crosses are 95 % intervals over seeds; numbers along the path are temperatures, and what is
-    none ("std") stands apart.
+    Crosses are 95 % intervals over seeds; numbers along the path are temperatures. What is none
+    ("std") is left out: it may lie far from all others.
     """
     with matplotlib.rc_context(style.STYLE):
         figure = style.create(height=3.0)
         axes = figure.add_subplot(xlabel="accuracy / %", ylabel="ECE / %")
         looks = style.looks(list(sweep.students))
         for base, look in ((base, looks[base]) for base in sweep.students):
-            accuracy, ece = (sweep.intervals(base, name) for name in ("accuracy", "ece"))
+            accuracy, ece = (
+                {T: at for T, at in sweep.intervals(base, name).items() if not isinstance(T, str)}
+                for name in ("accuracy", "ece")
+            )
             x, x_low, x_high = _columns(accuracy.values(), "accuracy")
             y, y_low, y_high = _columns(ece.values(), "ece")
-            path = [not isinstance(value, str) for value in accuracy]
             axes.hlines(y, x_low, x_high, color=look["color"], linewidth=0.8, alpha=0.6)
             axes.vlines(x, y_low, y_high, color=look["color"], linewidth=0.8, alpha=0.6)
-            axes.plot(x[path], y[path], color=look["color"], linestyle=look["linestyle"])
-            mark = {"color": look["color"], "marker": look["marker"], "linestyle": "none"}
-            axes.plot(x, y, label=base, markersize=5, **mark)
+            drawing = {key: look[key] for key in ("color", "marker", "linestyle")}
+            axes.plot(x, y, label=base, markersize=5, **drawing)
             _annotate(axes, x, y, [_text(value) for value in accuracy])
         axes.set_ylim(bottom=0)
         axes.margins(x=0.1)
