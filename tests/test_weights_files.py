@@ -53,6 +53,64 @@ def test_damaged_structure_gives_no_other_error(tmp_path):
     assert refused > 0
 
 
+@pytest.mark.parametrize(
+    ("position", "content", "message"),
+    [
+        (52041, bytes([223]), "the HDF5 library failed on it"),
+        pytest.param(2848, bytes(16), "the HDF5 library|damaged", marks=pytest.mark.slow),
+        pytest.param(2856, slice(384176, 384340), "HDF5 library|damaged", marks=pytest.mark.slow),
+    ],
+)
+def test_what_crashes_or_stalls_the_hdf5_library_is_refused(tmp_path, position, content, message):
+    """Found by changing bytes at random; what the library does may vary with its version."""
+    whole = files.write_legacy(tmp_path / "a.h5").read_bytes()
+    content = whole[content] if isinstance(content, slice) else content
+    path = tmp_path / "b.h5"
+    path.write_bytes(whole[:position] + content + whole[position + len(content) :])
+    files.assert_refused(path, message)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    def edit(file):
+        group = file["layers"].id
+        group.links.move(b"dense", group, b"dens\xff")
+
+    files.assert_refused(files.write_h5(tmp_path / "a.weights.h5", edit), "isn't UTF-8")
+
+
+def test_types_that_numpy_lacks_are_refused(tmp_path):
+    """Such as integers of 12 bits in 2 bytes, which h5py would convert."""
+
+    def edit(file):
+        del file["layers/dense/vars/1"]
+        kind = h5py.h5t.STD_I16LE.copy()
+        kind.set_precision(12)
+        space = h5py.h5s.create_simple((3,))
+        made = h5py.h5d.create(file.id, b"layers/dense/vars/1", kind, space)
+        made.write(space, space, np.zeros(3, "int16"))
+
+    path = files.write_h5(tmp_path / "a.weights.h5", edit)
+    files.assert_refused(path, "has a type that NumPy hasn't: int16")
+
+
+def test_values_in_pieces_are_refused(tmp_path):
+    def edit(file):
+        del file["layers/dense/vars/1"]
+        file.create_dataset("layers/dense/vars/1", data=np.zeros(3, "float32"), chunks=(1,))
+
+    files.assert_refused(files.write_h5(tmp_path / "a.weights.h5", edit), "isn't stored in one")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "<f2"])
+def test_floats_of_other_kinds_are_read(tmp_path, dtype):
+    def edit(file):
+        del file["layers/dense/vars/1"]
+        file["layers/dense/vars/1"] = np.array([1.5, -2, 0.25], dtype)
+
+    loaded = files.load(files.write_h5(tmp_path / "a.weights.h5", edit))
+    np.testing.assert_array_equal(loaded["params"]["head"]["logits"]["bias"], [1.5, -2, 0.25])
+
+
 def test_other_files_are_refused(tmp_path):
     files.assert_refused(tmp_path / "absent.keras", "No such file")
     path = tmp_path / "pointer.keras"

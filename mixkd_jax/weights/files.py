@@ -3,50 +3,71 @@
 A `.keras` file is a zip with ``config.json`` and ``model.weights.h5``. The configuration is parsed
 as JSON and only looked at: Lambda layers in it hold Python bytecode, which is never loaded. No zip
 member is unpacked under its own name. In HDF5 only plain groups and plain, uncompressed datasets
-that lie in the file itself are accepted; arrays are read last, when their shapes are known to be
-the model's, so a file can make no larger allocation than the model does.
+that lie in the file itself are accepted, and another process finds out where (`structure.py`);
+arrays are read last, when their shapes are known to be the model's, so a file can make no larger
+allocation than the model does.
 """
 
 import contextlib
-import importlib
+import importlib.util
 import json
+import math
 import os
+import re
+import signal
+import subprocess
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
+from mixkd_jax.weights import structure
+from mixkd_jax.weights.assign import Stored
 from mixkd_jax.weights.errors import WeightsError
 
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 _MAX_CONFIG_BYTES = 64 * 2**20
 _MAX_EXPANSION = 100  # Keras stores members uncompressed; deflate can reach 1000
-_MAX_OBJECTS = 100_000
 _CHUNK = 2**20
+_FLOAT = re.compile(r"[<>=]?f[248]")
+
+
+class Structure(NamedTuple):
+    """What is where in an HDF5 file.
+
+    Attributes:
+        weights: By path, none of them read yet.
+        names: The ``name`` attributes of groups, by their paths.
+        lists: The lists of names of legacy files, by group and attribute.
+    """
+
+    weights: dict[str, Stored]
+    names: dict[str, str]
+    lists: dict[str, dict[str, list[str]]]
 
 
 @contextlib.contextmanager
-def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Structure, Any]]:
     """Opens the HDF5 file at, or inside of, ``path``.
 
     Args:
         path: A `.keras`, `.weights.h5` or `.h5` file; what it is is told by its first bytes.
 
     Yields:
-        The open `h5py.File` and the parsed ``config.json``, None if there is none.
+        What is in it, and the parsed ``config.json``, None if there is none. Weights can be read
+        within the block.
 
     Raises:
-        WeightsError: For a missing, damaged or unsafe file, or if h5py isn't installed. Errors of
-            h5py while the file is read in the block are turned into this one too.
+        WeightsError: For a missing, damaged or unsafe file, or if h5py isn't installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise WeightsError(
-            "reading weights needs h5py: pip install 'mixkd-jax[weights]'"
-        ) from error
+    if importlib.util.find_spec("h5py") is None:
+        raise WeightsError("reading weights needs h5py: pip install 'mixkd-jax[weights]'")
     try:
         with contextlib.ExitStack() as stack:
             raw = stack.enter_context(Path(path).open("rb"))
@@ -59,10 +80,10 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
                 raise WeightsError(
                     f"expected a zip (.keras), HDF5 or safetensors file; it begins with {start!r}"
                 )
-            yield stack.enter_context(h5py.File(raw, "r")), config
+            yield _read_structure(raw), config
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    # What h5py and zipfile raise for damaged files.
+    # What zipfile raises for damaged files.
     except (
         OSError,
         RuntimeError,
@@ -74,6 +95,57 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         zlib.error,
     ) as error:
         raise WeightsError(f"{path}: can't be read, missing or damaged: {error}") from error
+
+
+def _read_structure(raw: IO[bytes]) -> Structure:
+    """Has `structure.py` look through an HDF5 file."""
+    command = [sys.executable, "-P", structure.__file__]
+    threads = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    raw.seek(0)
+    try:
+        done = subprocess.run(
+            command,
+            stdin=raw,
+            capture_output=True,
+            env={**os.environ, **threads},
+            timeout=structure.MAX_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise WeightsError(_endless(structure.MAX_SECONDS)) from None
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode == structure.REFUSED:
+        raise WeightsError(said)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise WeightsError(_endless(structure.MAX_CPU_SECONDS))
+    if done.returncode < 0:
+        raise WeightsError(f"the HDF5 library failed on it (signal {-done.returncode}): damaged")
+    if done.returncode:
+        raise WeightsError(f"its structure can't be read: {said[-300:]}")
+    found = json.loads(done.stdout)
+    weights = {path: _stored(path, about, raw) for path, about in found["weights"].items()}
+    return Structure(weights, found["names"], found["lists"])
+
+
+def _endless(seconds: int) -> str:
+    return f"the HDF5 library didn't come to an end within {seconds} s: damaged"
+
+
+def _stored(path: str, about: dict[str, Any], raw: IO[bytes]) -> Stored:
+    """Returns the weight that `structure.py` tells about."""
+    name, shape, offset = about["dtype"] or "", tuple(about["shape"]), int(about["offset"] or 0)
+    # Keras saves bfloat16 as two opaque bytes with a note.
+    floating = about["bfloat16"] or bool(_FLOAT.fullmatch(name))
+
+    def read() -> np.ndarray:
+        dtype = np.dtype(jnp.bfloat16 if about["bfloat16"] else name)
+        size = math.prod(shape) * dtype.itemsize
+        raw.seek(offset)
+        content = raw.read(size)
+        if len(content) < size:
+            raise WeightsError(f"{path} reaches beyond the end of the file: damaged")
+        return np.frombuffer(content, dtype).reshape(shape)
+
+    return Stored(f"/{path}", shape, about["type"], floating, read)
 
 
 def _unzip(stack: contextlib.ExitStack, raw: IO[bytes]) -> tuple[Any, IO[bytes]]:
@@ -129,55 +201,3 @@ def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: IO[bytes]) 
             f"zip member {member.filename!r} hasn't the {member.file_size} bytes that it declares"
         )
     target.seek(0)
-
-
-def read_index(file: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Walks an HDF5 file without reading any array.
-
-    Args:
-        file: An open `h5py.File`.
-
-    Returns:
-        The `h5py.Dataset`s by path, and the ``name`` attributes of groups by path.
-
-    Raises:
-        WeightsError: For a link that isn't plain, or a dataset whose values aren't all in the file.
-    """
-    import h5py
-
-    h5o: Any = importlib.import_module("h5py.h5o")  # compiled, unknown to type checkers
-    datasets: dict[str, Any] = {}
-    names: dict[str, str] = {}
-    seen: set[tuple[int, int]] = set()
-    groups: list[tuple[str, Any]] = [("", file)]
-    while groups:
-        prefix, group = groups.pop()
-        if isinstance(name := group.attrs.get("name"), str):
-            names[prefix.rstrip("/")] = name
-        for key in group:
-            path = prefix + key
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise WeightsError(f"{path} is an external or soft link, which is refused")
-            item = group[key]
-            info = h5o.get_info(item.id)
-            if (info.fileno, info.addr) in seen or len(seen) > _MAX_OBJECTS:
-                raise WeightsError(f"{path} is linked twice, or the file has too many objects")
-            seen.add((info.fileno, info.addr))
-            if isinstance(item, h5py.Group):
-                groups.append((path + "/", item))
-            elif isinstance(item, h5py.Dataset):
-                _check_dataset(path, item)
-                datasets[path] = item
-            else:
-                raise WeightsError(f"{path} is neither group nor dataset, but {type(item)}")
-    return datasets, names
-
-
-def _check_dataset(path: str, dataset: Any) -> None:
-    """Refuses values that lie in other files, are made by filters or aren't there."""
-    if dataset.external or dataset.is_virtual:
-        raise WeightsError(f"{path} has its values in another file, which is refused")
-    if dataset.id.get_create_plist().get_nfilters():
-        raise WeightsError(f"{path} is compressed, which Keras never does; it is refused")
-    if dataset.shape is None or dataset.id.get_storage_size() < dataset.nbytes:
-        raise WeightsError(f"{path} declares shape {dataset.shape}, but stores fewer values")

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from mixkd_jax.weights import config as _config
-from mixkd_jax.weights.assign import Path, Stored, Target, read_all
+from mixkd_jax.weights.assign import Path, Target, read_all
 from mixkd_jax.weights.files import open_weights
 from mixkd_jax.weights.layout import VARIABLES, KerasLayer, keras_layers
 from mixkd_jax.weights.places import stored_weights
@@ -30,9 +28,9 @@ def read(
     targets = list(_targets(layers, shapes))
     if not headless and (unplaced := set(shapes) - {t.paths[0] for t in targets}):
         raise AssertionError(f"the layout lacks {sorted(unplaced)}")
-    with open_weights(path) as (file, config):
+    with open_weights(path) as (structure, config):
         _config.check(config, model)
-        stored = {place: _stored(data) for place, data in stored_weights(file, layers).items()}
+        stored = stored_weights(structure, layers)
         if headless:
             places = {target.place for target in targets}
             stored = {p: s for p, s in stored.items() if p in places or not _is_head(p)}
@@ -58,14 +56,3 @@ def _targets(layers: list[KerasLayer], shapes: Mapping[Path, tuple[int, ...]]) -
 def _is_head(place: str) -> bool:
     """Tells whether a weight that isn't the backbone's can be of a classifier on top of it."""
     return place.startswith(("layers/dense", "layers/batch_normalization"))
-
-
-def _stored(dataset: Any) -> Stored:
-    bfloat16 = dataset.attrs.get("dtype") == "bfloat16" and dataset.dtype.itemsize == 2
-
-    def values() -> np.ndarray:
-        # Keras saves bfloat16 as two opaque bytes with a note.
-        return np.asarray(dataset).view(jnp.bfloat16) if bfloat16 else np.asarray(dataset)
-
-    floating = bfloat16 or dataset.dtype.kind == "f"
-    return Stored(dataset.name, dataset.shape, str(dataset.dtype), floating, values)

@@ -3,48 +3,50 @@
 import collections
 import itertools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
+from mixkd_jax.weights.assign import Stored
 from mixkd_jax.weights.errors import WeightsError
-from mixkd_jax.weights.files import read_index
+from mixkd_jax.weights.files import Structure
 from mixkd_jax.weights.layout import VARIABLES, KerasLayer
 
+Lists = Mapping[str, Mapping[str, Sequence[str]]]
 # What a file holds besides the weights of the model: of the optimizer, and of Dropout's generator.
 _IGNORED = re.compile(r"(^|/)(optimizer|seed_generator)/vars/|^optimizer_weights/")
 _NESTED = re.compile(r"layers/((?:functional|vi_t_backbone)(?:_\d+)?)/layers/")
 _MODEL_NAME = re.compile(r"^convnext_[a-z]+_")  # keras.applications puts it before each layer's
 
 
-def stored_weights(file: Any, layers: Sequence[KerasLayer]) -> dict[str, Any]:
+def stored_weights(structure: Structure, layers: Sequence[KerasLayer]) -> dict[str, Stored]:
     """Finds the weights in a file, none of them read yet.
 
     A layer with a name of keras.applications is the layer of that name, any other is told by its
     class and number (Keras 3) or by its position (legacy), as in Keras itself.
 
     Args:
-        file: A Keras file, open as `h5py.File`.
+        structure: Of a Keras file.
         layers: Of the model, as `layout.keras_layers` returns them.
 
     Returns:
-        `h5py.Dataset`s by place, such as ``layers/conv2d_3/vars/0``; others have their own path.
+        Weights by place, such as ``layers/conv2d_3/vars/0``; others have their own path.
 
     Raises:
-        WeightsError: For an unsafe file, or one in which two layers claim one place.
+        WeightsError: If two layers claim one place, or a list names what isn't there.
     """
-    datasets, names = read_index(file)
-    datasets = {path: data for path, data in datasets.items() if not _IGNORED.search(path)}
-    legacy = next((g for g in ("", "model_weights/") if _legacy_list(file, g, "layer_names")), None)
+    weights = {path: data for path, data in structure.weights.items() if not _IGNORED.search(path)}
+    lists = structure.lists
+    roots = (root for root in ("", "model_weights/") if _legacy_list(lists, root, "layer_names"))
+    legacy = next(roots, None)
     if legacy is None:
-        return _keras3(datasets, names, layers)
-    return _legacy(file, legacy, datasets, layers)
+        return _keras3(weights, structure.names, layers)
+    return _legacy(lists, legacy, weights, layers)
 
 
 def _keras3(
-    datasets: dict[str, Any], names: dict[str, str], layers: Sequence[KerasLayer]
-) -> dict[str, Any]:
+    weights: dict[str, Stored], names: dict[str, str], layers: Sequence[KerasLayer]
+) -> dict[str, Stored]:
     """Places of files of Keras 3; the layers of a nested model go before the others."""
-    flat, names = _flatten(datasets, names)
+    flat, names = _flatten(weights, names)
     known = _known_names(layers)
     renamed: dict[str, str] = {}
     for path in flat:
@@ -61,17 +63,17 @@ def _keras3(
 
 
 def _flatten(
-    datasets: dict[str, Any], names: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
+    weights: dict[str, Stored], names: dict[str, str]
+) -> tuple[dict[str, Stored], dict[str, str]]:
     """Moves the layers of a nested model into the outer one, whose numbers then go on after them.
 
     Keras saves ``Model(x, Dense()(base(x)))`` with ``base`` as a layer of its own.
     """
-    while nested := {match[0] for path in datasets if (match := _NESTED.match(path))}:
+    while nested := {match[0] for path in weights if (match := _NESTED.match(path))}:
         if len(nested) > 1:
             raise WeightsError(f"holds several nested models, expected one: {sorted(nested)}")
         prefix = nested.pop()
-        inner = {path.split("/")[3] for path in datasets if path.startswith(prefix)}
+        inner = {path.split("/")[3] for path in weights if path.startswith(prefix)}
         counts = collections.Counter(_split_number(group)[0] for group in inner)
 
         def move(path: str, prefix: str = prefix, counts: dict[str, int] = counts) -> str:
@@ -84,9 +86,9 @@ def _flatten(
             number += counts[kind]
             return "/".join(["layers", f"{kind}_{number}" if number else kind, *rest])
 
-        datasets = {move(path): data for path, data in datasets.items()}
+        weights = {move(path): data for path, data in weights.items()}
         names = {move(path): name for path, name in names.items()}
-    return datasets, names
+    return weights, names
 
 
 def _split_number(group: str) -> tuple[str, int]:
@@ -97,11 +99,11 @@ def _split_number(group: str) -> tuple[str, int]:
 
 
 def _legacy(
-    file: Any,
+    lists: Lists,
     root: str,
-    datasets: dict[str, Any],
+    weights: dict[str, Stored],
     layers: Sequence[KerasLayer],
-) -> dict[str, Any]:
+) -> dict[str, Stored]:
     """Places of a legacy file: its own list of layers, in the order of the model's."""
     groups = [
         (group, [place for layer in members for place in _variable_places(layer)])
@@ -109,9 +111,9 @@ def _legacy(
     ]
     by_group, known = dict(groups), _known_names(layers)
     stored = [
-        (name, weights)
-        for name in _legacy_list(file, root, "layer_names")
-        if (weights := _legacy_list(file, f"{root}{name}", "weight_names"))
+        (name, listed)
+        for name in _legacy_list(lists, root, "layer_names")
+        if (listed := _legacy_list(lists, f"{root}{name}", "weight_names"))
     ]
     renamed = {
         name: known.get(_MODEL_NAME.sub("", name), groups[k][0] if k < len(groups) else name)
@@ -119,13 +121,13 @@ def _legacy(
     }
     _check_distinct(renamed)
     placed = {}
-    for name, weights in stored:
+    for name, listed in stored:
         places = by_group.get(renamed[name], [])
-        for index, weight in enumerate(weights):
+        for index, weight in enumerate(listed):
             path = f"{root}{name}/{weight}"
-            if path not in datasets:
+            if path not in weights:
                 raise WeightsError(f"lists the weight {path}, but doesn't hold it")
-            placed[places[index] if index < len(places) else path] = datasets[path]
+            placed[places[index] if index < len(places) else path] = weights[path]
     return placed
 
 
@@ -133,16 +135,14 @@ def _variable_places(layer: KerasLayer) -> list[str]:
     return [f"layers/{layer.h5}/vars/{index}" for index in range(len(VARIABLES[layer.kind]))]
 
 
-def _legacy_list(file: Any, group: str, attribute: str) -> list[str]:
-    """Reads a list of names; long ones are cut into attributes with numbers at their ends."""
-    item = file.get(group.rstrip("/") or "/")
-    if item is None:
-        return []
-    pieces = [attribute] if attribute in item.attrs else []
+def _legacy_list(lists: Lists, group: str, attribute: str) -> list[str]:
+    """Returns a list of names; long ones are cut into attributes with numbers at their ends."""
+    found = lists.get(group.rstrip("/"), {})
+    if attribute in found:
+        return found[attribute]
     numbered = (f"{attribute}{index}" for index in itertools.count())
-    pieces = pieces or list(itertools.takewhile(lambda piece: piece in item.attrs, numbered))
-    names = [name for piece in pieces for name in item.attrs[piece]]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    pieces = itertools.takewhile(lambda piece: piece in found, numbered)
+    return [name for piece in pieces for name in found[piece]]
 
 
 def _known_names(layers: Iterable[KerasLayer]) -> dict[str, str]:
