@@ -33,8 +33,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 as `write_bytes` does."""
-    write_bytes(path, text.encode())
+    """Writes UTF-8 as `write_bytes` does.
+
+    Bytes of file names that aren't UTF-8, which Python has as lone surrogates, become escapes that
+    JSON reads again.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

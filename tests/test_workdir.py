@@ -172,6 +172,12 @@ def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
     assert asked == [(str(tmp_path), os.W_OK)]
 
 
+def test_names_that_are_not_utf8_are_written_and_read_again(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    files.write_json(tmp_path / "a.json", {"names": [name, "café"]})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"names": [name, "café"]}
+
+
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "new" / "a.json"
     files.write_json(path, {"ä": 1})

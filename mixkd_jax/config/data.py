@@ -34,9 +34,13 @@ class Data:
         "streams a folder of more than 4 GiB of pixels",
     )
     workers: int = fields.integer(
-        8, "stream: threads that decode; 0 decodes when a batch is needed", 0, changes="nothing"
+        8,
+        "stream: threads that decode; 0 decodes when a batch is needed",
+        0,
+        1024,
+        changes="nothing",
     )
-    prefetch: int = fields.integer(2, "stream: batches decoded ahead", 1, changes="nothing")
+    prefetch: int = fields.integer(2, "stream: batches decoded ahead", 1, 1024, changes="nothing")
     crop: str = fields.one_of(
         ("random_resized_crop", "resize_crop"),
         'stream: training views; "resize_crop" resizes, then crops at random',

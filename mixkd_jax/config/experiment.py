@@ -34,7 +34,7 @@ class Analysis:
         "pairs of images mixed with λ ~ U(0, 1), of what students learn from and of the test "
         "images each; the predictions on all of them are held in memory; 0 analyses nothing",
         "0, or an integer of at least 2",
-        lambda value: value == 0 or value > 1,
+        lambda value: value == 0 or 1 < value < 2**31,
     )
     path_pairs: int = fields.integer(200, "the first of these, each followed at 21 values of λ", 1)
     corrupted_images: int = fields.integer(

@@ -23,6 +23,8 @@ class ConfigError(ValueError):
     """A mistake in a config; the message names the field, what was expected and what came."""
 
 
+_MOST = 2**31 - 1  # integers are 32 bits on devices
+_FLOAT = 1e-30, 1e30  # sizes of numbers that float32 has, with some room for squares
 _DURATION = 'duration such as "10 epochs", "500 steps" or "2e6 examples"'
 
 
@@ -64,11 +66,9 @@ def one_of(names: Sequence[str], meaning: str, default: str | None = None, **kwa
     return field(default, meaning, expected, lambda value: value in names, **kwargs)
 
 
-def integer(
-    default: int, meaning: str, smallest: int, largest: float = math.inf, **kwargs: Any
-) -> Any:
+def integer(default: int, meaning: str, smallest: int, largest: int = _MOST, **kwargs: Any) -> Any:
     """A field that is an integer within bounds."""
-    limit = "" if largest == math.inf else f" and at most {largest}"
+    limit = "" if largest == _MOST else f" and at most {largest}"
     expected = f"an integer of at least {smallest}{limit}"
     return field(default, meaning, expected, lambda value: smallest <= value <= largest, **kwargs)
 
@@ -76,7 +76,7 @@ def integer(
 def count(default: int, meaning: str) -> Any:
     """A field that is a number of images, or -1 for all."""
     expected = "a positive integer, or -1 for all"
-    return field(default, meaning, expected, lambda value: value == -1 or value > 0)
+    return field(default, meaning, expected, lambda value: value == -1 or 0 < value <= _MOST)
 
 
 def number(
@@ -89,13 +89,14 @@ def number(
     below: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """A field that is a finite number within bounds, which `above` and `below` leave out."""
+    """A field that is a number of float32 within bounds, which `above` and `below` leave out."""
     bound = f"above {smallest:g}" if above else f"of at least {smallest:g}"
     limit = f" and below {largest:g}" if below else f" and at most {largest:g}"
 
     def valid(value: float) -> bool:
         enough = value > smallest if above else value >= smallest
-        return math.isfinite(value) and enough and (value < largest if below else value <= largest)
+        few = value < largest if below else value <= largest
+        return enough and few and _has_float32(value)
 
     expected = f"a number {bound}{'' if largest == math.inf else limit}"
     return field(default, meaning, expected, valid, **kwargs)
@@ -131,7 +132,7 @@ def numbers(default: tuple[float, ...], meaning: str, *, positive: bool = False)
         default,
         meaning,
         expected,
-        lambda values: values and all(low < value < math.inf for value in values),
+        lambda values: values and all(low < value <= _FLOAT[1] for value in values),
     )
 
 
@@ -162,15 +163,24 @@ def build(cls: type, values: Mapping[str, Any], path: str) -> Any:
                 raise ValueError
         except ConfigError:
             raise
-        except (TypeError, ValueError):
-            raise ConfigError(f"{where}: expected {told['expected']}, got {value!r}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{where}: expected {told['expected']}, got {shown(value)}") from None
     return cls(**built)
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message shows it: in one line, and not for ever."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        text = f"{type(value).__name__} of many digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def check_section(values: Any, path: str) -> None:
     """Raises ConfigError if what is at `path` has no fields."""
     if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
-        raise ConfigError(f"{path}: expected a section with fields, got {values!r}")
+        raise ConfigError(f"{path}: expected a section with fields, got {shown(values)}")
 
 
 def _declarations(cls: type) -> list[dataclasses.Field]:
@@ -197,7 +207,7 @@ def _typed(kind: Any, value: Any, path: str) -> Any:
         return converted(kind, value)
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is str and "\0" in value):  # which no path can have
         raise TypeError
     return value
 
@@ -221,10 +231,17 @@ def converted(kind: Any, value: Any) -> Any:
         return str(value) == "True"
     if isinstance(value, bool):
         raise TypeError(value)
-    made = float(value)
-    if not math.isfinite(made) or (kind is int and made != int(made)):
+    try:
+        made = float(value)
+    except OverflowError as error:
+        raise ValueError(value) from error
+    if not _has_float32(made) or (kind is int and made != int(made)):
         raise ValueError(value)
     return int(made) if kind is int else made
+
+
+def _has_float32(value: float) -> bool:
+    return value == 0 or _FLOAT[0] <= abs(value) <= _FLOAT[1]
 
 
 def in_words(kind: Any) -> str:

@@ -91,12 +91,13 @@ def options(
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
-                f"{path}.{name}: expected nothing for loss {loss}, got {value!r}; its options are "
-                f"{', '.join(known)}"
+                f"{path}.{name}: expected nothing for loss {loss}, got {fields.shown(value)}; its "
+                f"options are {', '.join(known)}"
             )
         try:
             made[name] = fields.converted(known[name].annotation, value)
         except (TypeError, ValueError):
             expected = fields.in_words(known[name].annotation)
-            raise ConfigError(f"{path}.{name}: expected {expected}, got {value!r}") from None
+            got = fields.shown(value)
+            raise ConfigError(f"{path}.{name}: expected {expected}, got {got}") from None
     return made

@@ -38,7 +38,7 @@ def _walk(file: Any) -> dict[str, Any]:
         prefix, group = groups.pop()
         _read_attributes(prefix.rstrip("/"), group, found)
         for key in group:
-            path = _utf8(prefix + key)
+            path = prefix + _utf8(key)
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise _Refused(f"{path} is an external or soft link, which is refused")
             item = group[key]
@@ -61,16 +61,17 @@ def _read_attributes(path: str, group: Any, found: dict[str, dict[str, Any]]) ->
         if key == "name" and isinstance(name := group.attrs[key], str):
             found["names"][path] = _utf8(name)
         elif _LISTS.fullmatch(key):
-            names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs[key]]
-            found["lists"].setdefault(path, {})[key] = list(map(_utf8, names))
+            found["lists"].setdefault(path, {})[key] = [_utf8(name) for name in group.attrs[key]]
 
 
-def _utf8(name: str) -> str:
+def _utf8(name: str | bytes) -> str:
+    """Returns a name, which h5py has as bytes or with surrogates where it isn't UTF-8."""
     try:
-        name.encode()
-    except UnicodeEncodeError:
+        text = name.decode() if isinstance(name, bytes) else name
+        text.encode()
+    except UnicodeError:
         raise _Refused(f"the name {name!r} isn't UTF-8") from None
-    return name
+    return text
 
 
 def _describe(path: str, dataset: Any) -> dict[str, Any]:
