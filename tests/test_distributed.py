@@ -43,7 +43,7 @@ def main(options):
 
 options = argparse.Namespace(
     config=None, workdir=folder, mode="train", distributed=port != "alone",
-    coordinator=None, num_processes=None, process_id=None,
+    coordinator=None, num_processes=None, process_id=None, heartbeat=10,
 )
 with messages.told(options):
     main(options)
@@ -158,6 +158,34 @@ def test_process_0_alone_writes_metrics_and_progress(together, alone):
     # A file of events for each model, and one more for each that was stopped.
     events = [path for path in (folder / "tensorboard").rglob("*") if path.is_file()]
     assert len(events) in (7, 8, 9), events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("by", ["SIGKILL", "SIGINT"])
+def test_no_process_outlives_another_by_long(driver, tmp_path, lost, by):
+    """Not by more than the heartbeat, which is 10 seconds in the driver, and 5."""
+    folder = tmp_path / "a"
+    processes = _pair(driver, folder)
+    try:
+        while not (folder / "metrics.jsonl").exists() and processes[1].poll() is None:
+            time.sleep(0.005)
+        processes[lost].send_signal(getattr(signal, by))
+        ended = time.monotonic()
+        for process in (processes[lost], processes[1 - lost]):
+            process.wait(timeout=60)
+        assert time.monotonic() - ended < 15
+        said = [process.communicate()[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1 - lost].returncode not in (0, None)
+    if by == "SIGINT":
+        assert processes[lost].returncode == 130
+        assert re.search("^interrupted; go on with: ", said[lost], re.MULTILINE)
+    # JAX's own words where it learns of it before a collective does.
+    told = said[1 - lost]
+    assert "lost another process of this run" in told or "JAX distributed service" in told
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ flags:
                         Kubernetes tell the others, or you do:
                         --coordinator=HOST:PORT --num_processes=N
                         --process_id=I
+  --heartbeat=SECONDS   after which a silent process is lost, and the others end
+                        (60)
 
 configs:
 {configs}
@@ -73,12 +75,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
+    parser.add_argument("--heartbeat", type=int)
     options, rest = parser.parse_known_args(_joined(arguments))
     for name in NEEDED.get(options.mode, ()):
         if not (options.help or getattr(options, name)):
             fail(f"--{name}: expected a value with --mode={options.mode}, got none")
     if not (options.help or options.config or options.workdir or options.mode in NEEDED):
         fail(f"--config: expected a config, got none; try --config={_called('digits')}, or --help")
+    if options.heartbeat is not None and options.heartbeat < 5:
+        fail(f"--heartbeat: expected at least 5 seconds, got {options.heartbeat}")
     for argument in rest:
         if not argument.startswith(("--config.", "--noconfig.")):
             fail(_unknown(argument, parser))

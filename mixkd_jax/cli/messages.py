@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from mixkd_jax.cli import start
+
+# What collectives say whose other end is gone.
+_LOST = re.compile(
+    r"Connection closed by peer|Connection reset by peer|Connection refused|Socket closed|"
+    r"Timed out waiting|heartbeat timeout|Broken pipe|DEADLINE_EXCEEDED|UNAVAILABLE"
+)
 
 
 @contextlib.contextmanager
@@ -23,25 +32,60 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
     try:
         yield
     except KeyboardInterrupt:
-        fail(f"interrupted; {_next(options, overrides)}", status=130, kind="")
+        _end(options, f"interrupted; {_next(options, overrides)}", status=130, kind="")
     except Exception as error:
-        from mixkd_jax.config import ConfigError
-        from mixkd_jax.data import DataError
-        from mixkd_jax.models import TeacherError
-        from mixkd_jax.run.stored import ModelError
-        from mixkd_jax.training.checkpoint import CheckpointError
-        from mixkd_jax.training.member import Diverged
         from mixkd_jax.training.preemption import Stopped
 
-        if isinstance(error, Stopped):
+        if isinstance(error, Stopped):  # all processes of a run together
             fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
-        if isinstance(error, Diverged):
-            fail(f"{error}: {_anew(options, str(error))}")
-        if isinstance(error, ConfigError | DataError | CheckpointError | ModelError | TeacherError):
-            fail(str(error))
+        if told := _mistake(error, options, overrides):
+            _end(options, told)
         if _is_run(options.workdir):
             error.add_note(_next(options, overrides))
+        if options.distributed:
+            traceback.print_exception(error)
+            _leave(1)
         raise
+
+
+def _mistake(error: Exception, options: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """Returns what to say of an error that is no fault of this program; "" of any other."""
+    from mixkd_jax.config import ConfigError
+    from mixkd_jax.data import DataError
+    from mixkd_jax.models import TeacherError
+    from mixkd_jax.run.stored import ModelError
+    from mixkd_jax.training.checkpoint import CheckpointError
+    from mixkd_jax.training.member import Diverged
+
+    if isinstance(error, Diverged):
+        return f"{error}: {_anew(options, str(error))}"
+    if isinstance(error, ConfigError | DataError | CheckpointError | ModelError | TeacherError):
+        return str(error)
+    if options.distributed and isinstance(error, RuntimeError | ValueError):
+        lost = _LOST.search(str(error))
+        if lost:
+            return f"lost another process of this run ({lost[0]}); {_next(options, overrides)}"
+    return ""
+
+
+def _end(
+    options: argparse.Namespace, message: str, *, status: int = 1, kind: str = "error: "
+) -> NoReturn:
+    """Ends the process with a message; of many, without waiting for the others.
+
+    JAX would wait until they end too, for minutes: they don't know yet, and learn it from this one
+    being gone.
+    """
+    if options.distributed:
+        print(f"{kind}{message}", file=sys.stderr)
+        _leave(status)
+    fail(message, status=status, kind=kind)
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def fail(message: str, *, status: int = 1, kind: str = "error: ") -> NoReturn:
@@ -70,7 +114,7 @@ def _next(options: argparse.Namespace, overrides: Sequence[str]) -> str:
         flags = [f"--config={options.config}", *overrides, *flags]
     if options.mode != "train":
         flags.append(f"--mode={options.mode}")
-    for name in ("distributed", "coordinator", "num_processes", "process_id"):
+    for name in ("distributed", "coordinator", "num_processes", "process_id", "heartbeat"):
         value = getattr(options, name)
         if value is not None and value is not False:
             flags.append(f"--{name}" if value is True else f"--{name}={value}")

@@ -9,6 +9,8 @@ import jax
 
 from mixkd_jax.cli.messages import fail
 
+HEARTBEAT = 60  # seconds of silence, after which a process counts as lost
+
 
 def join(options: argparse.Namespace) -> bool:
     """Makes this process one of many, before any device is asked for.
@@ -26,6 +28,7 @@ def join(options: argparse.Namespace) -> bool:
             options.coordinator,
             _number(options.num_processes, "JAX_NUM_PROCESSES"),
             _number(options.process_id, "JAX_PROCESS_ID"),
+            heartbeat_timeout_seconds=options.heartbeat or HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
         fail(
