@@ -3,7 +3,7 @@
     python run.py --config=configs/folder.py --config.data.dir=FOLDER
     python run.py --config=configs/folder.py:teacher=wrn-40-2,student=wrn-16-2 --config.data.dir=...
 
-FOLDER has <class>/*.jpg (or .jpeg, .png), or train/<class>/*.jpg and test/<class>/*.jpg, of any
+FOLDER has <class>/*.jpg (or .png, ...), or train/<class>/*.jpg and test/<class>/*.jpg, of any
 size. The number of classes, the image size and the splits are found; docs/data.md says how. Images
 that don't fit into memory are streamed. Both models are trained from scratch; to start from
 ImageNet, name a file (docs/weights.md):

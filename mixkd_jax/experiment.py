@@ -16,7 +16,7 @@ from mixkd_jax.files import absolute
 from mixkd_jax.folder import Folder
 from mixkd_jax.models import teachers
 from mixkd_jax.run import adopt, lock, models, summary, workdir
-from mixkd_jax.run.images import load_images
+from mixkd_jax.run.images import check_counts, load_images
 from mixkd_jax.run.run import Run
 from mixkd_jax.training import sharding
 from mixkd_jax.training.progress import Progress
@@ -95,6 +95,7 @@ def _run(
     with progress.during("loading data"):
         mesh = sharding.data_mesh()
         images = load_images(settings.data, settings.seed, mesh, dataset)
+    check_counts(images, settings.analysis)
     adopt.check(settings, images.about())
     if given is not None:
         teachers.check(given, images.test.image_shape, images.num_classes)

@@ -14,12 +14,12 @@ import numpy as np
 from jax.core import Tracer
 
 from mixkd_jax.data import images as decoding
+from mixkd_jax.data.types import SUFFIXES
 from mixkd_jax.run import stored
 from mixkd_jax.run.stored import ModelError, StoredModel
 
 __all__ = ["Model", "ModelError", "Prediction", "load_model"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 _BATCH = 64  # images at once; changes no result but by rounding
 
 Image = str | os.PathLike[str] | np.ndarray

@@ -181,6 +181,7 @@ def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished
         ({"data__student_examples": 65}, "config.data.student_examples: .*64 .*got 65"),
         ({"data__validation_examples": 64}, "config.data.validation_examples: .*64"),
         ({"data__test_examples": 41}, "config.data.test_examples: .*40 .*got 41"),
+        ({"data__test_examples": 1, "analysis__pairs": 5}, "analysis.pairs: .* 1 test image"),
         ({"data__mean": (0.1, 0.2)}, "config.data.mean: expected 1 number.* got 2"),
         ({"seed": -1}, "config.seed: "),
     ],

@@ -255,7 +255,7 @@ def test_the_command_predicts(run, photos, tmp_path, monkeypatch, capsys):
         if not one.error:
             assert row["probability"] == pytest.approx(one.probability, abs=1e-6)
             assert row["margin"] == pytest.approx(one.margin, abs=1e-6)
-    assert "neither JPEG nor PNG" in found[2]["error"] and "neither" in shown
+    assert "none of JPEG" in found[2]["error"] and "none of JPEG" in shown
 
 
 def test_the_command_exports(run, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from mixkd_jax import objectives
-from mixkd_jax.config import fields, loss
+from mixkd_jax.config import fields, loss, value_types
 from mixkd_jax.config.data import Mixup
 from mixkd_jax.config.experiment import Experiment
 from mixkd_jax.config.fields import ConfigError
@@ -108,9 +108,9 @@ def _mixup(common: Mixup, given: Mapping[str, str], path: str) -> Mixup:
     for name, text in given.items():
         kind = _mixup_types()[name]
         try:
-            values[name] = fields.converted(kind, text)
+            values[name] = value_types.converted(kind, text)
         except (TypeError, ValueError):
-            expected = fields.in_words(kind)
+            expected = value_types.in_words(kind)
             raise ConfigError(f"{path}: {name}: expected {expected}, got {text!r}") from None
     return fields.build(Mixup, values, path)
 

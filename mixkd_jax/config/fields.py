@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
+from mixkd_jax.config import value_types
 from mixkd_jax.config.duration import Duration
 
 # What a field changes in a run: its trained models, which there are, what is measured, or nothing.
@@ -24,7 +25,6 @@ class ConfigError(ValueError):
 
 
 _MOST = 2**31 - 1  # integers are 32 bits on devices
-_FLOAT = 1e-30, 1e30  # sizes of numbers that float32 has, with some room for squares
 _DURATION = 'duration such as "10 epochs", "500 steps" or "2e6 examples"'
 
 
@@ -96,7 +96,7 @@ def number(
     def valid(value: float) -> bool:
         enough = value > smallest if above else value >= smallest
         few = value < largest if below else value <= largest
-        return enough and few and _has_float32(value)
+        return enough and few and value_types.has_float32(value)
 
     expected = f"a number {bound}{'' if largest == math.inf else limit}"
     return field(default, meaning, expected, valid, **kwargs)
@@ -132,7 +132,7 @@ def numbers(default: tuple[float, ...], meaning: str, *, positive: bool = False)
         default,
         meaning,
         expected,
-        lambda values: values and all(low < value <= _FLOAT[1] for value in values),
+        lambda values: values and all(low < value <= value_types.LARGEST for value in values),
     )
 
 
@@ -164,23 +164,18 @@ def build(cls: type, values: Mapping[str, Any], path: str) -> Any:
         except ConfigError:
             raise
         except (TypeError, ValueError, OverflowError):
-            raise ConfigError(f"{where}: expected {told['expected']}, got {shown(value)}") from None
+            raise ConfigError(
+                f"{where}: expected {told['expected']}, got {value_types.shown(value)}"
+            ) from None
     return cls(**built)
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a message shows it: in one line, and not for ever."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to write integers of thousands of digits
-        text = f"{type(value).__name__} of many digits"
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def check_section(values: Any, path: str) -> None:
     """Raises ConfigError if what is at `path` has no fields."""
     if not isinstance(values, Mapping) and not hasattr(values, "to_dict"):
-        raise ConfigError(f"{path}: expected a section with fields, got {shown(values)}")
+        raise ConfigError(
+            f"{path}: expected a section with fields, got {value_types.shown(values)}"
+        )
 
 
 def _declarations(cls: type) -> list[dataclasses.Field]:
@@ -203,51 +198,13 @@ def _typed(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, tuple | list):
             raise TypeError
         return tuple(_typed(kind.__args__[0], item, path) for item in value)
-    if _words(kind):
-        return converted(kind, value)
+    if value_types.words(kind):
+        return value_types.converted(kind, value)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind or (kind is str and "\0" in value):  # which no path can have
         raise TypeError
     return value
-
-
-def _words(kind: Any) -> set[str]:
-    """Returns the words that a type such as `float | Literal["std"]` takes beside numbers."""
-    return {word for part in get_args(kind) for word in get_args(part)}
-
-
-def converted(kind: Any, value: Any) -> Any:
-    """Returns a value, or its text, as a bool, an int, a float, or a float or one of a few words.
-
-    Raises:
-      ValueError, TypeError: if it isn't one.
-    """
-    if isinstance(value, str) and value in _words(kind):
-        return value
-    if kind is bool:
-        if str(value) not in ("True", "False"):
-            raise ValueError(value)
-        return str(value) == "True"
-    if isinstance(value, bool):
-        raise TypeError(value)
-    try:
-        made = float(value)
-    except OverflowError as error:
-        raise ValueError(value) from error
-    if not _has_float32(made) or (kind is int and made != int(made)):
-        raise ValueError(value)
-    return int(made) if kind is int else made
-
-
-def _has_float32(value: float) -> bool:
-    return value == 0 or _FLOAT[0] <= abs(value) <= _FLOAT[1]
-
-
-def in_words(kind: Any) -> str:
-    """Returns what `converted` takes, in words."""
-    what = {int: "an integer", bool: "True or False"}.get(kind, "a finite number")
-    return what + "".join(f', or "{word}"' for word in sorted(_words(kind)))
 
 
 def defaults(cls: type, **changed: Any) -> dict[str, Any]:

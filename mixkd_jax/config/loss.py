@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from mixkd_jax import objectives
-from mixkd_jax.config import fields
+from mixkd_jax.config import fields, value_types
 from mixkd_jax.config.fields import ConfigError
 
 
@@ -91,13 +91,13 @@ def options(
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
-                f"{path}.{name}: expected nothing for loss {loss}, got {fields.shown(value)}; its "
-                f"options are {', '.join(known)}"
+                f"{path}.{name}: expected nothing for loss {loss}, got "
+                f"{value_types.shown(value)}; its options are {', '.join(known)}"
             )
         try:
-            made[name] = fields.converted(known[name].annotation, value)
+            made[name] = value_types.converted(known[name].annotation, value)
         except (TypeError, ValueError):
-            expected = fields.in_words(known[name].annotation)
-            got = fields.shown(value)
+            expected = value_types.in_words(known[name].annotation)
+            got = value_types.shown(value)
             raise ConfigError(f"{path}.{name}: expected {expected}, got {got}") from None
     return made

@@ -5,17 +5,17 @@ import dataclasses
 import os
 import pathlib
 import sys
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
 
-from mixkd_jax.data.types import DataError, Item, Sources
+from mixkd_jax.data.types import SUFFIXES, DataError, Item, Sources
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEST_NAMES = ("test", "val", "validation")  # the first one that is there
 _HELD_OUT = 0.2  # of each class's training images, if there are no test images
 _LAYOUT = (
-    "train/<class>/*.jpg (or .jpeg, .png) and test/<class>/*.jpg, or <class>/*.jpg of two classes "
+    "train/<class>/*.jpg (or .png, ...) and test/<class>/*.jpg, or <class>/*.jpg of two classes "
     "or more"
 )
 
@@ -92,10 +92,10 @@ def open_folder(path: str | os.PathLike[str]) -> Sources:
 def _list_split(root: pathlib.Path, split: str, class_names: tuple[str, ...] | None) -> ImageFiles:
     """Lists a split; `class_names` are those it may have, or None to find them."""
     folder = root / split
-    found = _folders(folder)
+    found = _class_folders(folder)
     if not found:
         raise DataError(f"{folder}: expected a folder for every class, got none; see {_LAYOUT}")
-    names = found if class_names is None else class_names
+    names = tuple(found) if class_names is None else class_names
     unknown = sorted(set(found) - set(names))
     if unknown:
         raise DataError(
@@ -103,26 +103,37 @@ def _list_split(root: pathlib.Path, split: str, class_names: tuple[str, ...] | N
             f"add training images of them, or remove them here"
         )
     paths, labels, others = [], [], collections.Counter()
-    for name in found:
-        files = _list_images(folder / name, others)
+    for name, own in found.items():
+        files = _list_images(folder / own, others)
         if not files and class_names is None:
             raise DataError(
-                f"{folder / name}: expected images ({', '.join(_SUFFIXES)}) of this class, got "
+                f"{folder / own}: expected images ({', '.join(SUFFIXES)}) of this class, got "
                 f"none; remove the folder if it is no class"
             )
-        paths += [str(pathlib.PurePosixPath(split, name, file)) for file in files]
+        paths += [str(pathlib.PurePosixPath(split, own, file)) for file in files]
         labels += [names.index(name)] * len(files)
     if not paths:
-        raise DataError(f"{folder}: expected images ({', '.join(_SUFFIXES)}), got none")
+        raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}), got none")
     if others:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(others.items()))
-        print(f"{folder}: passed over what is no .jpg, .jpeg or .png: {kinds}", file=sys.stderr)
+        print(f"{folder}: passed over what is no image: {kinds}", file=sys.stderr)
     return ImageFiles(root, tuple(names), tuple(paths), np.array(labels, np.int32))
 
 
 def _folders(folder: pathlib.Path) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
         return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+
+
+def _class_folders(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the folders by the names of their classes, sorted.
+
+    Systems write one accented letter in two ways (Unicode's NFC and NFD), which look alike.
+    """
+    found = {unicodedata.normalize("NFC", name): name for name in _folders(folder)}
+    if len(found) < len(_folders(folder)):
+        raise DataError(f"{folder}: expected classes of different names, got two that look alike")
+    return dict(sorted(found.items()))
 
 
 def _list_images(folder: pathlib.Path, others: collections.Counter) -> list[str]:
@@ -133,7 +144,7 @@ def _list_images(folder: pathlib.Path, others: collections.Counter) -> list[str]
             suffix = os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 continue
-            if suffix in _SUFFIXES and not entry.is_dir():
+            if suffix in SUFFIXES and not entry.is_dir():
                 images.append(entry.name)
             else:
                 others["folder" if entry.is_dir() else suffix or "without suffix"] += 1

@@ -19,7 +19,7 @@ from mixkd_jax.data.types import BrokenImageError, DataError, Item, Source
 
 Size = tuple[int, int]  # height and width in pixels
 
-_FORMATS = ("JPEG", "PNG")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
 _AREA = (0.08, 1.0)  # of the image, in a random resized crop
 _RATIO = (3 / 4, 4 / 3)  # width to height of the same
@@ -147,7 +147,8 @@ def _open(image: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(image), formats=_FORMATS)
     except UnidentifiedImageError:  # its own message names only the buffer
-        raise ValueError("it is neither JPEG nor PNG") from None
+        what = f"none of {', '.join(_FORMATS)}" if image else "empty"
+        raise ValueError(f"it is {what}") from None
 
 
 def _orientation(image: Image.Image) -> int:

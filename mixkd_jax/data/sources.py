@@ -58,6 +58,8 @@ def load(
             f"image_size: expected 0 for {name!r}, whose size is given; got {image_size}"
         )
     if name == "digits":
+        if data_dir:
+            raise DataError(f"data_dir: expected '' for 'digits', which has none; got {data_dir!r}")
         return _chosen(load_digits(), choose)
     from mixkd_jax.data.tfds_source import load_tfds  # imports absl, and TFDS when it reads
 

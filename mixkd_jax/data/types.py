@@ -105,6 +105,9 @@ class Dataset:
         return height, width, channels
 
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of image files
+
+
 class Item(NamedTuple):
     """An example before decoding: a JPEG or PNG file, or uint8 [H, W, C], and its label."""
 

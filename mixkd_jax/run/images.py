@@ -198,6 +198,22 @@ def _stream(sources: Sources, settings: config.Data, seed: int, mesh: Mesh) -> R
     )
 
 
+def check_counts(images: RunImages, analysis: config.Analysis) -> None:
+    """Raises ConfigError for too few classes, or too few images for what is to be measured."""
+    if images.num_classes < 2:
+        raise ConfigError(
+            f"config.data: expected images of two classes or more, got {images.num_classes} in "
+            f"{images.name}"
+        )
+    parts = {"test": images.test, "training": images.student}
+    for name, part in parts.items() if analysis.pairs else ():
+        if len(part) < 2:
+            raise ConfigError(
+                f"config.analysis.pairs: expected 0 (no analysis) for {len(part)} {name} image, "
+                f"which makes no pair, got {analysis.pairs}"
+            )
+
+
 def _check_images(settings: config.Data, name: str, channels: int) -> None:
     """Raises ConfigError for what doesn't fit the images."""
     for field in ("mean", "std"):

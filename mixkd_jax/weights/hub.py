@@ -21,7 +21,7 @@ def local_path(path: str | Path) -> Path:
             in the cache nor to be had.
     """
     if not str(path).startswith("hf:"):
-        return Path(path)
+        return Path(path).expanduser()
     match = _FORM.fullmatch(str(path))
     if not match or ".." in match["file"].split("/"):
         raise WeightsError(f"{path}: expected hf://owner/repository/file")

@@ -10,7 +10,7 @@ from mixkd_jax.weights.errors import WeightsError
 from mixkd_jax.weights.files import Structure
 from mixkd_jax.weights.layout import VARIABLES, KerasLayer
 
-Lists = Mapping[str, Mapping[str, Sequence[str]]]
+Lists = Mapping[str, Mapping[str, list[str]]]
 # What a file holds besides the weights of the model: of the optimizer, and of Dropout's generator.
 _IGNORED = re.compile(r"(^|/)(optimizer|seed_generator)/vars/|^optimizer_weights/")
 _NESTED = re.compile(r"layers/((?:functional|vi_t_backbone)(?:_\d+)?)/layers/")

@@ -9,7 +9,7 @@ import trials
 
 from configs import digits
 from mixkd_jax import config, experiment
-from mixkd_jax.config import ConfigError
+from mixkd_jax.config import ConfigError, value_types
 from mixkd_jax.data import DataError
 from mixkd_jax.data.digits import load_digits
 from mixkd_jax.training import programs
@@ -56,7 +56,7 @@ def _changed(chance):
         for name in path[:-1]:
             section = section[name]
         section[path[-1]] = value
-        done.append((".".join(path), config.fields.shown(value)))
+        done.append((".".join(path), value_types.shown(value)))
     return values, done
 
 
