@@ -28,7 +28,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    new.write_bytes(content)
+    new.unlink(missing_ok=True)  # a link that somebody has put there would be followed
+    with open(new, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ def main() -> None:
         print(flags.help_text(options.help))
         return
     cpu.tune()
+    # Orbax's threads write tracebacks of errors there, which it raises too, where they are told.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with messages.told(options, overrides):
         first = True
         if options.distributed:

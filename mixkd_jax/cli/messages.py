@@ -14,6 +14,11 @@ from typing import NoReturn
 
 from mixkd_jax.cli import start
 
+# What systems say of a disk, and libraries hand on in errors of all kinds.
+_STORAGE = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|File too large|"
+    r"Input/output error|Stale file handle"
+)
 # What collectives say whose other end is gone.
 _LOST = re.compile(
     r"Connection closed by peer|Connection reset by peer|Connection refused|Socket closed|"
@@ -40,6 +45,10 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
             fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
         if told := _mistake(error, options, overrides):
             _end(options, told)
+        if storage := _STORAGE.search(_all_of(error)):
+            where = f"--workdir: {options.workdir}: {storage[0]}"
+            print(f"error: {where}; {_next(options, overrides)}", file=sys.stderr)
+            _leave(1)  # without what threads that were saving would say
         if _is_run(options.workdir):
             error.add_note(_next(options, overrides))
         if options.distributed:
@@ -62,10 +71,18 @@ def _mistake(error: Exception, options: argparse.Namespace, overrides: Sequence[
     if isinstance(error, ConfigError | DataError | CheckpointError | ModelError | TeacherError):
         return str(error)
     if options.distributed and isinstance(error, RuntimeError | ValueError):
-        lost = _LOST.search(str(error))
+        lost = _LOST.search(_all_of(error))
         if lost:
             return f"lost another process of this run ({lost[0]}); {_next(options, overrides)}"
     return ""
+
+
+def _all_of(error: BaseException) -> str:
+    """Returns the words of an error and of those that it came from."""
+    words = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:  # pyright: ignore[reportAssignmentType]
+        words.append(str(error))
+    return "\n".join(words)
 
 
 def _end(

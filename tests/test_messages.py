@@ -1,0 +1,59 @@
+"""How a command ends by what isn't the user's mistake: a full disk, a lost process."""
+
+import subprocess
+import sys
+
+import pytest
+import small
+
+PROGRAM = """
+import argparse
+from mixkd_jax.cli import messages
+
+options = argparse.Namespace(
+    workdir="runs/a", config=None, mode="train", distributed={distributed}, coordinator=None,
+    num_processes=None, process_id=None, heartbeat=None,
+)
+with messages.told(options):
+    try:
+        raise {first}
+    except Exception as error:
+        raise RuntimeError("saving failed") from error
+"""
+
+
+def _ended(first, distributed=False):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(first=first, distributed=distributed)],
+        cwd=small.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "OSError(28, 'No space left on device')",
+        "ValueError('RESOURCE_EXHAUSTED: Error writing local file: Disk quota exceeded')",
+        "OSError(30, 'Read-only file system')",
+    ],
+)
+def test_what_storage_lacks_is_one_line(first):
+    said = _ended(first)
+    assert said.startswith("error: --workdir: runs/a: ") and said.count("\n") == 1, said
+
+
+def test_a_lost_process_is_one_line_for_the_others():
+    lost = "ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer [::1]:1')"
+    said = _ended(lost, distributed=True)
+    assert said.startswith("error: lost another process of this run (Connection closed by peer)")
+    assert "Traceback" in _ended(lost)  # nothing of the kind is known of one process
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    for distributed in (False, True):
+        said = _ended("TypeError('a fault')", distributed)
+        assert said.count("Traceback") and "a fault" in said
