@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mixkd_jax import cpu
-from mixkd_jax.cli import flags, messages, start
+from mixkd_jax.cli import flags, messages, signals, start
 
 if TYPE_CHECKING:
     from mixkd_jax.training.progress import Progress
@@ -34,8 +33,8 @@ def main() -> None:
             from mixkd_jax.cli import processes
 
             first = processes.join(options)
-        else:  # ends as Ctrl-C does, until there is a run that can save
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        else:
+            signals.listen()
         from mixkd_jax.training.progress import Progress
 
         if options.mode in ("predict", "export"):

@@ -37,7 +37,12 @@ def _start(workdir):
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "run.py", *FLAGS, f"--workdir={workdir}"]
     return subprocess.Popen(
-        command, cwd=small.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=small.ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

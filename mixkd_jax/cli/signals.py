@@ -1,0 +1,35 @@
+"""Signals that end a command: none gets lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_AGAIN = 0.1  # seconds
+
+
+def listen() -> None:
+    """Makes SIGTERM end the process as Ctrl-C does, until there is a run that can save.
+
+    What a signal raises may come up within a callback, such as JAX's of the garbage collector,
+    where Python drops it and goes on: it is then raised again.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.unraisablehook = _raise_again
+
+
+def _raise_again(dropped: UnraisableHookArgs) -> None:
+    kind = dropped.exc_type.__name__
+    if kind in ("KeyboardInterrupt", "SystemExit"):
+        number = signal.SIGINT if kind == "KeyboardInterrupt" else signal.SIGTERM
+        main = threading.main_thread().ident
+        threading.Timer(_AGAIN, signal.pthread_kill, (main, number)).start()
+    elif kind == "Stopped":  # of preemption.StopRequest, whose alarm it is
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+    else:
+        sys.__unraisablehook__(dropped)
