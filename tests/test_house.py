@@ -99,3 +99,17 @@ def test_functions_are_short():
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 first = body[0].lineno if body else node.lineno
                 assert (node.end_lineno or first) - first < 60, f"{file}: {node.name}"
+
+
+def test_nothing_runs_what_a_file_says():
+    """No pickle, marshal, yaml or eval; a config, which is the user's own program, alone is run."""
+    loaders = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "torch"}
+    for file in FILES:
+        assert not {name.partition(".")[0] for name in _imports(file, typing=True)} & loaders, file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__", "np.load"), file
+            if called.startswith("runpy."):
+                assert file == PACKAGE / "cli" / "load.py"
