@@ -45,12 +45,10 @@ flags:
   --calibrated          of predict: divides logits by the fitted temperature
   --out=PATH            of export: a new folder, or hf://OWNER/NAME; of
                         predict: the name of its .csv and .json
-  --distributed         one process of many; a TPU slice, Slurm, Open MPI and
-                        Kubernetes tell the others, or you do:
-                        --coordinator=HOST:PORT --num_processes=N
-                        --process_id=I
-  --heartbeat=SECONDS   after which a silent process is lost, and the others end
-                        (60)
+  --distributed         one process of many: a TPU slice, Slurm, Open MPI and
+                        Kubernetes tell the others, or --num_processes=N
+                        --process_id=I --coordinator=HOST:PORT
+  --heartbeat=SECONDS   of silence, after which a process is lost (60)
 
 configs:
 {configs}
