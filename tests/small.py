@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from PIL import Image
@@ -230,3 +231,28 @@ def lines(folder):
 def files(folder) -> set[str]:
     folder = pathlib.Path(folder)
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def drawn_state(fit, step=0):
+    """A state whose every number is another one."""
+    rng = np.random.default_rng(step)
+
+    def moved(leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return np.full(leaf.shape, step, leaf.dtype)
+        return rng.normal(size=leaf.shape).astype(leaf.dtype)
+
+    state = jax.tree.map(moved, fit.abstract_state)
+    return jax.device_put(state, sharding.replicated(fit.recipe.mesh))
+
+
+def outcome(workdir, models, step):
+    """All that a finished run found, bit for bit: results, log lines, and the states at a step."""
+    results, found, states = json.loads((workdir / "results.json").read_text()), {}, {}
+    for name in models:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            states[name] = bits(checkpointer.restore(workdir / name / str(step) / "state"))
+    for line in lines(workdir):
+        found.setdefault(line.pop("run"), []).append(line)
+    del results["time"]
+    return results, found, states

@@ -22,26 +22,13 @@ def _fit(count=1, **options):
     return small.fit(mesh=_mesh(count), **({"optimizer": ADAM} | options))
 
 
-def _state(fit, step=0):
-    """A state whose every number is another one."""
-    rng = np.random.default_rng(step)
-
-    def moved(leaf):
-        if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return np.full(leaf.shape, step, leaf.dtype)
-        return rng.normal(size=leaf.shape).astype(leaf.dtype)
-
-    state = jax.tree.map(moved, fit.abstract_state)
-    return jax.device_put(state, sharding.replicated(fit.recipe.mesh))
-
-
 def _open(folder, keep=2):
     return Checkpoints(folder, keep=keep, config={"seed": 3})
 
 
 @pytest.mark.parametrize("fit", [_fit(), small.linear_fit(text="ce")], ids=["cnn", "linear"])
 def test_a_state_is_restored_exactly(tmp_path, fit):
-    state = _state(fit, 7)
+    state = small.drawn_state(fit, 7)
     with _open(tmp_path) as checkpoints:
         assert checkpoints.latest() is None
         checkpoints.save(state)
@@ -56,7 +43,7 @@ def test_a_state_is_restored_exactly(tmp_path, fit):
 def test_awkward_numbers_survive(tmp_path):
     fit = _fit()
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, np.pi], np.float32)
-    state = _state(fit, 1)
+    state = small.drawn_state(fit, 1)
     totals = {
         name: jnp.float32(x)
         for name, x in zip(state.totals, np.resize(odd, len(state.totals)), strict=True)
@@ -70,7 +57,7 @@ def test_awkward_numbers_survive(tmp_path):
 
 def test_a_state_may_be_donated_once_save_returns(tmp_path):
     fit = _fit()
-    state = _state(fit, 1)
+    state = small.drawn_state(fit, 1)
     before = small.bits(state)
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)
@@ -81,7 +68,7 @@ def test_a_state_may_be_donated_once_save_returns(tmp_path):
 
 @pytest.mark.parametrize(("saved", "restored"), [(1, 8), (8, 1), (8, 2)])
 def test_a_state_is_restored_on_another_number_of_devices(tmp_path, saved, restored):
-    state = _state(_fit(saved), 5)
+    state = small.drawn_state(_fit(saved), 5)
     with _open(tmp_path) as checkpoints:
         checkpoints.save(state)
     fit = _fit(restored)
@@ -97,16 +84,17 @@ def test_the_newest_are_kept(tmp_path, keep):
     fit = small.linear_fit()
     with _open(tmp_path, keep) as checkpoints:
         for step in (3, 6, 9, 10):
-            checkpoints.save(_state(fit, step))
+            checkpoints.save(small.drawn_state(fit, step))
     kept = sorted(int(path.name) for path in tmp_path.iterdir())
     assert kept == [3, 6, 9, 10][-keep:]
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 10))
+        restored = checkpoints.restore(fit.abstract_state)
+        assert small.bits(restored) == small.bits(small.drawn_state(fit, 10))
 
 
 def test_the_config_lies_beside_the_state(tmp_path):
     with _open(tmp_path) as checkpoints:
-        checkpoints.save(_state(small.linear_fit(), 1))
+        checkpoints.save(small.drawn_state(small.linear_fit(), 1))
     assert json.loads((tmp_path / "1" / "config" / "metadata").read_text()) == {"seed": 3}
 
 
@@ -119,7 +107,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         return message
 
     with _open(tmp_path) as checkpoints:
-        checkpoints.save(_state(_fit(), 4))
+        checkpoints.save(small.drawn_state(_fit(), 4))
     message = refusal(_fit(network=small.cnn(width=5)))
     want = "params/convs_0/Dense_0/kernel is float32[9, 4], expected float32[9, 5]"
     assert want in message and "batch_stats/norms_0/mean is float32[4]" in message
@@ -146,12 +134,14 @@ def test_a_save_that_was_killed_is_no_checkpoint(tmp_path):
     fit = small.linear_fit()
     with _open(tmp_path) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(_state(fit, step))
+            checkpoints.save(small.drawn_state(fit, step))
     # What orbax leaves when it dies before its last act, which is to rename the folder.
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
     with _open(tmp_path) as checkpoints:
         assert checkpoints.latest() == 1
-        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 1))
-        checkpoints.save(_state(fit, 2))
+        restored = checkpoints.restore(fit.abstract_state)
+        assert small.bits(restored) == small.bits(small.drawn_state(fit, 1))
+        checkpoints.save(small.drawn_state(fit, 2))
     with _open(tmp_path) as checkpoints:
-        assert small.bits(checkpoints.restore(fit.abstract_state)) == small.bits(_state(fit, 2))
+        restored = checkpoints.restore(fit.abstract_state)
+        assert small.bits(restored) == small.bits(small.drawn_state(fit, 2))

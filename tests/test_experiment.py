@@ -9,7 +9,6 @@ import sys
 import time
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import small
 
@@ -18,6 +17,7 @@ from mixkd_jax.config import ConfigError
 from mixkd_jax.data import DataError
 from mixkd_jax.run import measure
 from mixkd_jax.training import group, programs
+from mixkd_jax.training.progress import Progress
 
 MODELS = ["teacher", "arms/ce/0", "arms/ce/1", "arms/mixkd/0", "arms/mixkd/1"]
 KEPT = ["config.json", "metrics.jsonl", "tensorboard", "teacher", "arms"]  # not a report's
@@ -144,7 +144,12 @@ def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished
     before, stamps = lost.read_bytes(), _stamps(folder)
     lost.unlink()
     monkeypatch.setattr(group, "take_step", lambda *_: 1 / 0)
+    told, during = [], Progress.during
+    monkeypatch.setattr(
+        Progress, "during", lambda self, what: told.append(what) or during(self, what)
+    )
     small.run(folder)
+    assert [what for what in told if what.startswith("evaluating")] == ["evaluating arms/mixkd/1"]
     assert lost.read_bytes() == before
     changed = {name for name, stamp in _stamps(folder).items() if stamps.get(name) != stamp}
     assert {name for name in changed if not name.startswith("tensorboard")} == {
@@ -275,18 +280,6 @@ def _kill(workdir, lines, seconds):
     process.communicate()
 
 
-def _outcome(workdir):
-    """All that a run found, bit for bit: results, log lines, and the last states."""
-    results, lines, states = _json(workdir / "results.json"), {}, {}
-    for name in TRAINED:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            states[name] = small.bits(checkpointer.restore(workdir / name / "200" / "state"))
-    for line in small.lines(workdir):
-        lines.setdefault(line.pop("run"), []).append(line)
-    del results["time"]
-    return results, lines, states
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")  # there is one device
 def test_a_run_that_is_stopped_and_killed_ends_as_if_nothing_had_happened(tmp_path):
@@ -301,5 +294,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_if_nothing_had_happened(tmp_pa
     for lines, seconds in moments:
         _kill(disturbed, lines, seconds)
     _finish(disturbed)
-    for got, want in zip(_outcome(disturbed), _outcome(undisturbed), strict=True):
+    for got, want in zip(
+        *(small.outcome(each, TRAINED, 200) for each in (disturbed, undisturbed)), strict=True
+    ):
         assert got == want, f"killed after (lines, seconds) {moments}"

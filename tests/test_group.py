@@ -3,7 +3,6 @@ import json
 import os
 import random
 import signal
-import time
 from typing import Any
 
 import jax
@@ -407,24 +406,6 @@ def test_sigterm_asks_for_a_stop(known, tmp_path):
         assert stop(1)  # and the next model's first step is its last
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_sigterm_ends_also_what_never_asks():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
-    try:
-        stop = StopRequest(patience=0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop(1)
-        time.sleep(0.3)  # who has asked may take its time
-        signal.signal(signal.SIGTERM, before[0])
-
-        StopRequest(patience=0.1)
-        with pytest.raises(Stopped, match="done again"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(30)
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGALRM, before[1])
 
 
 # Durations

@@ -144,7 +144,9 @@ def test_fields_that_change_no_model_may_differ(tmp_path):
 def test_a_config_json_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.json").write_bytes(content.encode(errors="surrogateescape"))
-    assert "which holds something else" in _refusal(tmp_path / "a")
+    refusal = _refusal(tmp_path / "a")
+    assert "which holds something else" in refusal
+    assert refusal.endswith(f"{tmp_path / 'a' / 'config.json'} is damaged, or no run's")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -29,12 +29,11 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with messages.told(options, overrides):
         first = True
+        signals.listen(alone=not options.distributed)
         if options.distributed:
             from mixkd_jax.cli import processes
 
             first = processes.join(options)
-        else:
-            signals.listen()
         from mixkd_jax.training.progress import Progress
 
         if options.mode in ("predict", "export"):

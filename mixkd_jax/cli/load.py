@@ -42,10 +42,12 @@ def config(
 
 
 def _of_run(folder: str) -> ConfigDict:
-    found = workdir.config_of(Folder(absolute(folder)))
+    there = Folder(absolute(folder))
+    found = workdir.config_of(there)
     if found is None:
         raise ConfigError(
             f"--config: expected a config, got none, and {folder} holds no run to go on with"
+            f"{workdir.damaged(there)}"
         )
     return _from_json(found)
 

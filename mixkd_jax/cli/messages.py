@@ -46,8 +46,9 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
         if told := _mistake(error, options, overrides):
             _end(options, told)
         if storage := _STORAGE.search(_all_of(error)):
-            where = f"--workdir: {options.workdir}: {storage[0]}"
-            print(f"error: {where}; {_next(options, overrides)}", file=sys.stderr)
+            where = f"--workdir: {options.workdir}" if options.workdir else "--out"
+            told = f"{where}: {storage[0]}; {_next(options, overrides)}"
+            print(f"error: {told}", file=sys.stderr)
             _leave(1)  # without what threads that were saving would say
         if _is_run(options.workdir):
             error.add_note(_next(options, overrides))

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 _AGAIN = 0.1  # seconds
 
 
-def listen() -> None:
+def listen(*, alone: bool = True) -> None:
     """Makes SIGTERM end the process as Ctrl-C does, until there is a run that can save.
 
     What a signal raises may come up within a callback, such as JAX's of the garbage collector,
     where Python drops it and goes on: it is then raised again.
+
+    Args:
+      alone: whether this is no process of many, whose SIGTERM is JAX's.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if alone:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.unraisablehook = _raise_again
 
 

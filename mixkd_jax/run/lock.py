@@ -73,9 +73,8 @@ def _opened(folder: Folder) -> Iterator[IO[str]]:
                 ) from None
             except OSError as error:
                 warnings.warn(f"{root}: not locked, {error.strerror}", stacklevel=2)
-            if _is_at(
-                file, folder.lock
-            ):  # and wasn't removed by who had it, between opening and locking
+            # It may have been removed by who had it, between opening and locking.
+            if _is_at(file, folder.lock):
                 yield file
                 return
 

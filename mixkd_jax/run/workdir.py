@@ -100,7 +100,7 @@ def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
     elif root.exists() and not _is_empty(root):
         raise ConfigError(
             f"--workdir: expected a new or empty folder or that of an earlier run, got {root}, "
-            "which holds something else"
+            f"which holds something else{damaged(folder)}"
         )
     if not in_bucket(root):  # which says no only when it is written to
         parent = next(path for path in (root, *root.parents) if path.exists())
@@ -158,6 +158,12 @@ def config_of(folder: Folder) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def damaged(folder: Folder) -> str:
+    """Returns what a message adds where `config.json` is there, but is none of a run."""
+    there = folder.config.exists() and config_of(folder) is None
+    return f": {folder.config} is damaged, or no run's" if there else ""
 
 
 def _is_empty(root: epath.Path) -> bool:

@@ -1,7 +1,6 @@
 """Runs killed, stopped and interrupted at random moments end as if never disturbed."""
 
 import collections
-import json
 import os
 import random
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import orbax.checkpoint as ocp
 import pytest
 import small
 import trials
@@ -46,18 +44,6 @@ def _start(workdir):
     )
 
 
-def _outcome(workdir):
-    """All that a run found, bit for bit: results, log lines, and the last states."""
-    results, lines, states = json.loads((workdir / "results.json").read_text()), {}, {}
-    for name in MODELS:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            states[name] = small.bits(checkpointer.restore(workdir / name / "200" / "state"))
-    for line in small.lines(workdir):
-        lines.setdefault(line.pop("run"), []).append(line)
-    del results["time"]
-    return results, lines, states
-
-
 def _disturb(workdir, number, seconds):
     """Sends a signal after some seconds; returns whether it came in time, and how long it took."""
     process = _start(workdir)
@@ -82,7 +68,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path, capsys):
     began = time.monotonic()
     _, said = _start(tmp_path / "undisturbed").communicate(timeout=600)
     whole = time.monotonic() - began
-    want = _outcome(tmp_path / "undisturbed")
+    want = small.outcome(tmp_path / "undisturbed", MODELS, 200)
     chance, sent, slowest, finished = random.Random(trials.SEED), collections.Counter(), {}, 0
     workdir = tmp_path / "disturbed"
     for _ in range(trials.COUNT):
@@ -93,11 +79,11 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(tmp_path, capsys):
             sent[number.name] += 1
             slowest[number.name] = max(slowest.get(number.name, 0), round(taken, 1))
         if (workdir / "report.html").exists():
-            assert _outcome(workdir) == want
+            assert small.outcome(workdir, MODELS, 200) == want
             shutil.rmtree(workdir)
             finished += 1
     _, said = _start(workdir).communicate(timeout=600)
-    assert _outcome(workdir) == want, said
+    assert small.outcome(workdir, MODELS, 200) == want, said
     with capsys.disabled():
         print(
             f"\nseed {trials.SEED}: signals {dict(sent)}, seconds until the end at most {slowest}, "
