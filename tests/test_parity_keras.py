@@ -177,6 +177,15 @@ def test_constants_of_normalisation_are_those_of_keras(name):
     assert collections.Counter(constants[1:] for constants in ours) == collections.Counter(theirs)
 
 
+@pytest.fixture
+def as_users_compile():
+    """With XLA's optimizations, which round less than the light compilation of the other tests."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -184,7 +193,7 @@ def test_constants_of_normalisation_are_those_of_keras(name):
         for name in WITH_STATISTICS
     ],
 )
-def test_training_updates_the_statistics_as_keras_does(name):
+def test_training_updates_the_statistics_as_keras_does(name, as_users_compile):
     pair = _small(name)
     step = jax.jit(pair.network.train_logits)
     _, ours = step(pair.variables, pair.pixels, jax.random.key(0))
@@ -201,7 +210,7 @@ def test_training_updates_the_statistics_as_keras_does(name):
         change = np.asarray(theirs - before)
         assert np.abs(change).max() > 0
         error = np.abs(got - np.asarray(theirs)).max()
-        assert error <= 1e-3 * np.abs(change).max() + 1e-5 * np.abs(before).max(), path
+        assert error <= 1e-3 * np.abs(change).max() + 1e-6 * np.abs(before).max(), path
         compared += 1
     assert compared == len(jax.tree.leaves(ours))
 
