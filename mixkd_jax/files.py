@@ -59,3 +59,8 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         return
     with path.open("a") as file:
         file.write(text)
+
+
+def csv_cell(text: str) -> str:
+    """Returns a text with a ' before what a spreadsheet would take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -2,9 +2,11 @@
 
 import math
 import re
+import runpy
 
 import numpy as np
 import pytest
+import small
 
 from mixkd_jax import config, objectives
 from mixkd_jax.config import arguments, arms
@@ -215,3 +217,15 @@ def test_the_comparison_from_scratch_has_its_own_rate():
     np.testing.assert_allclose(schedule(2500), 3e-4, rtol=1e-6)
     np.testing.assert_allclose(schedule(300 * 250), 1e-5, rtol=1e-5)
     assert schedule(0) == 0
+
+
+@pytest.mark.parametrize(("argument", "count"), [("", 35), ("short", 35), ("augmented", 4)])
+def test_the_study_compares_arms_of_one_teacher_over_seeds(argument, count):
+    file = small.ROOT / "docs/results/cifar10/study.py"
+    settings = config.parse(runpy.run_path(str(file))["get_config"](argument))
+    assert len(arms.resolve(settings)) == len(set(settings.arms)) == count
+    assert settings.data.name == "cifar10" and len(settings.seeds) == 3
+    augmented = argument == "augmented"
+    assert settings.data.flip == (settings.data.crop_padding > 0) == augmented
+    for model in ("teacher", "student"):
+        check_model(model, getattr(settings, model))

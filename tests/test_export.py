@@ -258,6 +258,16 @@ def test_the_command_predicts(run, photos, tmp_path, monkeypatch, capsys):
     assert "none of JPEG" in found[2]["error"] and "none of JPEG" in shown
 
 
+def test_a_file_name_is_no_formula_in_the_csv(run, photos, tmp_path, monkeypatch):
+    name = "=HYPERLINK(1).png"
+    Image.open(next((photos / "test" / "eel").iterdir())).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, "--mode=predict", f"--model={run}/teacher", f"--images={name}")
+    (row,) = json.loads((tmp_path / "predictions.json").read_text())
+    assert row["file"] == name
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[1].startswith(f"'{name},")
+
+
 def test_the_command_exports(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "teacher"
     command(monkeypatch, "--mode=export", f"--model={run}/teacher", f"--out={out}")

@@ -8,7 +8,7 @@ import io
 import math
 import os
 
-from mixkd_jax.files import write_json, write_text
+from mixkd_jax.files import csv_cell, write_json, write_text
 from mixkd_jax.model import Prediction, load_model
 
 _HEADINGS = ("file", "class", "probability", "margin", "error")
@@ -26,7 +26,7 @@ def predict(options: argparse.Namespace) -> str:
     rows = [_row(found) for found in model.predict_each(images, calibrated=options.calibrated)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_HEADINGS, *(["" if v is None else v for v in row] for row in rows)])
+    writer.writerows([_HEADINGS, *(map(_cell, row) for row in rows)])
     write_text(f"{name}.csv", text.getvalue())
     write_json(f"{name}.json", [dict(zip(_HEADINGS, row, strict=True)) for row in rows])
     shown = [row[:4] if not row[4] else [row[0], row[4], None, None] for row in rows]
@@ -48,3 +48,7 @@ def _model(options: argparse.Namespace) -> str:
 def _row(found: Prediction) -> list[str | float | None]:
     numbers = [None if math.isnan(x) else round(x, 6) for x in (found.probability, found.margin)]
     return [found.image, found.class_name or None, *numbers, found.error or None]
+
+
+def _cell(value: str | float | None) -> str | float:
+    return csv_cell(value) if isinstance(value, str) else "" if value is None else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from mixkd_jax.files import write_text
+from mixkd_jax.files import csv_cell, write_text
 from mixkd_jax.folder import TEACHER, split_name
 from mixkd_jax.report import latex, results
 from mixkd_jax.report.intervals import analysis_values, at, interval, signed_values
@@ -188,7 +188,7 @@ def values(records: Records) -> list[list[str]]:
     rows = [["model", "seed", "step", "quantity", "unit", "value"]]
     for name, evaluation in records.evaluations.items():
         arm, seed = split_name(name) or (TEACHER, "")
-        where = [_cell_text(arm), str(seed), str(evaluation["step"])]
+        where = [csv_cell(arm), str(seed), str(evaluation["step"])]
         analysis = records.analyses.get(name)
         found = [(q, q.name, evaluation["metrics"].get(key)) for key, q in METRICS.items()]
         found += [(q, f"vicinal: {q.name}", at(analysis, *path)) for path, q in VICINAL.items()]
@@ -207,7 +207,7 @@ def _long(table: Table) -> list[list[str]]:
     """Returns a row for each cell of numbers; a table of texts as it is."""
     cells = [cell for row in table.rows for cell in row[1:] if isinstance(cell, Cell)]
     if not cells:
-        texts = [[_cell_text(str(text)) for text in row] for row in table.rows]
+        texts = [[csv_cell(str(text)) for text in row] for row in table.rows]
         return [list(table.headings), *texts]
     compared = any(cell.is_difference for cell in cells)
     first = ["ours", "theirs"] if compared else ["model"]
@@ -218,13 +218,8 @@ def _long(table: Table) -> list[list[str]]:
             if isinstance(cell, Cell):
                 quantity = [cell.quantity.name, cell.quantity.unit]
                 won = [str(cell.found["won"])] if compared else []
-                rows.append([*map(_cell_text, names), *quantity, *cell.numbers(), *won])
+                rows.append([*map(csv_cell, names), *quantity, *cell.numbers(), *won])
     return rows
-
-
-def _cell_text(text: str) -> str:
-    """Returns a text that a spreadsheet doesn't take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
