@@ -29,10 +29,10 @@ def first_lines(
       works: what is done and left of each model.
       groups: how many of them the students that are left make.
     """
-    models = f"teacher {settings.teacher.model} -> student {settings.student.model}"
+    teacher, student = (_model(m, settings, images) for m in (settings.teacher, settings.student))
     return [
         f"run: {os.fspath(folder)} ({_state(works, groups)})",
-        f"data: {_classes(images)}, {_sizes(images)}    {models}",
+        f"data: {_classes(images)}, {_sizes(images)}    teacher {teacher} -> student {student}",
     ]
 
 
@@ -58,6 +58,12 @@ def _classes(images: RunImages) -> str:
     if len(names) > _MOST_NAMES:
         names = [*names[:2], "...", names[-1]]
     return f"{images.name}, {images.num_classes} classes ({', '.join(names)})"
+
+
+def _model(model: config.Training, settings: config.Experiment, images: RunImages) -> str:
+    side = model.image_size or settings.data.image_size
+    resized = side and images.test.image_shape[:2] != (side, side)
+    return f"{model.model} (sees {side}x{side})" if resized else model.model
 
 
 def _sizes(images: RunImages) -> str:
