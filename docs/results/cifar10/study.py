@@ -34,7 +34,6 @@ def get_config(argument: str = "") -> ConfigDict:
     regime = arguments.parse(argument, CHOICES).get("regime", "short")
     config = cifar.get_config("cifar10,teacher=resnet20,student=resnet8")
     config.data.image_size = 16
-    config.data.validation_examples = 2000
     config.seeds = (0, 1, 2)
     for training in (config.teacher, config.student):
         training.schedule.name = "cosine"
@@ -42,10 +41,11 @@ def get_config(argument: str = "") -> ConfigDict:
     if regime == "short":
         config.arms = ARMS
         config.data.teacher_examples = config.data.student_examples = 5000
+        config.data.validation_examples = 2000
         config.data.crop_padding = 0
         config.data.flip = False
     else:
-        config.data.crop_padding = 2
         config.data.validation_examples = 5000
+        config.data.crop_padding = 2
     config.analysis.pairs = 1000
     return config
