@@ -219,7 +219,10 @@ def test_the_comparison_from_scratch_has_its_own_rate():
     assert schedule(0) == 0
 
 
-@pytest.mark.parametrize(("argument", "count"), [("", 35), ("short", 35), ("augmented", 4)])
+@pytest.mark.parametrize(
+    ("argument", "count"),
+    [("", 35), ("short", 35), ("augmented", 4), ("short,student=resnet14", 4)],
+)
 def test_the_study_compares_arms_of_one_teacher_over_seeds(argument, count):
     file = small.ROOT / "docs/results/cifar10/study.py"
     settings = config.parse(runpy.run_path(str(file))["get_config"](argument))
