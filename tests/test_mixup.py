@@ -8,6 +8,7 @@ import numpy as np
 import ops_reference as ref
 import pytest
 from jax.sharding import PartitionSpec as P
+from scipy.stats import beta, ks_2samp, kstest
 
 from mixkd_jax import mixup, vicinal
 
@@ -22,6 +23,24 @@ def test_lam_is_beta_distributed(alpha):
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(lam.mean() - 0.5) < 4 * np.sqrt(variance / 20_000)
     assert abs(lam.var() - variance) < 4 * variance * np.sqrt(2 / 20_000)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0, 3.0, 50.0, 1e4])
+def test_both_halves_of_lam_follow_the_beta_distribution(alpha):
+    lam = np.asarray(mixup.sample_mixup(jax.random.key(7), 50_000, alpha=alpha).lam)
+    lower, upper = lam[lam < 0.5].astype(np.float64), lam[lam > 0.5]
+    assert abs(len(lower) - len(upper)) < 0.02 * len(lam)
+    assert kstest(lower, lambda x: 2 * beta(alpha, alpha).cdf(np.minimum(x, 0.5))).pvalue > 1e-3
+    # Rounded as it is close to 1, where float32 has no room for the tail of a small alpha.
+    assert ks_2samp(upper, np.float32(1) - lower.astype(np.float32)).pvalue > 1e-3
+
+
+def test_drawing_needs_no_loop():
+    # In which a GPU would wait for the host. These keys have none of their own.
+    key = jax.random.key(0, impl="unsafe_rbg")
+    lowered = jax.jit(lambda key, alpha: mixup.sample_mixup(key, 8, alpha=alpha)).lower(key, 0.3)
+    assert "while" not in lowered.as_text()
+    assert "while" in jax.jit(lambda key: jax.random.beta(key, 0.3, 0.3)).lower(key).as_text()
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-2, 1e3])
