@@ -87,6 +87,10 @@ MISTAKES = {
         ["--workdir: expected a new or empty folder", "got {here}, which holds something else"],
     ),
     "a workdir alone without a run": (["--workdir={here}"], ["--config: ", "{here} holds no run"]),
+    "report of nothing": (
+        ["--workdir={here}/new", "--mode=report"],
+        ["--workdir: expected the folder of a run, or one with its results.json, got {here}/new"],
+    ),
     "evaluation of nothing": (
         [DIGITS, "--workdir={here}/new", "--mode=evaluate"],
         ["--workdir: expected the folder of a run for --mode=evaluate, got {here}/new"],

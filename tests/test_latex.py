@@ -22,10 +22,10 @@ def made(tmp_path_factory):
     records = read(root)
     summary = results.summarize(records)
     return [
-        tables.metrics(records, summary),
+        tables.metrics(summary),
         tables.differences(summary),
-        tables.vicinal(records),
-        tables.calibration(records),
+        tables.vicinal(summary),
+        tables.calibration(summary),
         tables.Table("fields", "Fields", ["field", "a", "b"], [["loss.name", '"kl"', '"dkd"']]),
     ]
 

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 import run_folders
 
-from mixkd_jax.report import report, results
+from mixkd_jax.config import ConfigError
+from mixkd_jax.report import report, results, tables
 from mixkd_jax.report.panels import panels
 from mixkd_jax.report.quantities import METRICS
 from mixkd_jax.report.records import read
@@ -57,7 +58,7 @@ def text_of(root):
     """The page without its files: figures are drawn once, not three times."""
     records = read(root)
     summary = results.summarize(records)
-    made = report._tables(records, summary)  # pyright: ignore[reportPrivateUsage]
+    made = tables.every(summary)
     return report._page(records, summary, panels(records, summary), made)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -285,3 +286,29 @@ def test_unreadable_log_lines_are_mentioned(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         report.write(tmp_path)
+
+
+def test_a_report_is_made_again_from_the_files_alone(tmp_path):
+    run_folders.add_analyses(tmp_path, run_folders.make(tmp_path, arms=("ce", "kd"), seeds=2))
+    first = report.write(tmp_path)
+    page = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    assert report.again(tmp_path)[0] == first
+    assert (tmp_path / "report.html").read_bytes() == page
+
+
+def test_the_results_alone_are_enough_for_all_tables(tmp_path):
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    run_folders.add_analyses(whole, run_folders.make(whole, arms=("ce", "kd"), seeds=2))
+    report.write(whole)
+    alone.mkdir()
+    shutil.copy(whole / "results.json", alone)
+    found, written = report.again(alone)
+    assert found == results.collect(whole) and written == alone / "tables"
+    for name in ("results", "differences", "vicinal", "calibration"):
+        for end in ("csv", "tex", "md"):
+            made = written / f"{name}.{end}"
+            assert made.read_text() == (whole / "tables" / made.name).read_text()
+    run_folders.change(alone / "results.json", "teacher", 3)
+    with pytest.raises(ConfigError, match="results.json: teacher: expected an object, got 3"):
+        report.again(alone)

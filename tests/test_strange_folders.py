@@ -8,10 +8,10 @@ import pytest
 import run_folders
 
 from mixkd_jax.config import ConfigError
-from mixkd_jax.report import results, sentences
+from mixkd_jax.report import results, sentences, tables
 from mixkd_jax.report.panels import panels
 from mixkd_jax.report.records import read
-from mixkd_jax.report.report import _page, _tables  # pyright: ignore[reportPrivateUsage]
+from mixkd_jax.report.report import _page  # pyright: ignore[reportPrivateUsage]
 
 STRANGE = (None, True, -1, 1e308, 10**30, "x", "\ud800", [], ["x"], {}, {"x": None}, [[[]]])
 
@@ -40,7 +40,7 @@ def show(root):
     summary = results.summarize(records)
     json.dumps(summary, allow_nan=False, ensure_ascii=False).encode()
     return _page(
-        records, summary, {name: [] for name in panels(records, summary)}, _tables(records, summary)
+        records, summary, {name: [] for name in panels(records, summary)}, tables.every(summary)
     )
 
 

@@ -1,4 +1,5 @@
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def text(cell):
 )
 def test_cells_are_means_and_deviations(made, make, columns):
     root, _, analyses = made
-    table = make(read(root))
+    table = make(results.collect(root))
     assert [row[0] for row in table.rows] == ["teacher", "ce", "mixkd"]
     for column, (path, quantity) in enumerate(columns.items(), 1):
         values = [intervals.at(analyses[f"arms/mixkd/{s}"], *path) for s in range(3)]
@@ -59,7 +60,7 @@ def test_csv_has_numbers(made, tmp_path):
     root, written, _ = made
     records = read(root)
     summary = results.summarize(records)
-    tables.write([tables.metrics(records, summary), tables.differences(summary)], tmp_path)
+    tables.write([tables.metrics(summary), tables.differences(summary)], tmp_path)
     with (tmp_path / "results.csv").open() as file:
         rows = {(row["model"], row["quantity"]): row for row in csv.DictReader(file)}
     row = rows["mixkd", "accuracy"]
@@ -100,5 +101,18 @@ def test_a_value_that_is_not_known_leaves_its_cell_empty(made):
     root, _, _ = made
     records = read(root)
     records.evaluations["arms/mixkd/1"]["metrics"]["nll"] = None
-    table = tables.metrics(records, results.summarize(records))
+    table = tables.metrics(results.summarize(records))
     assert text(table.rows[2][4]) == "-"
+
+
+def test_markdown_has_the_cells_of_a_table(made):
+    root, _, _ = made
+    summary = results.collect(root)
+    for table in tables.every(summary).values():
+        lines = tables.markdown(table).splitlines()
+        assert len(lines) == len(table.rows) + 2
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.headings) + 1}
+    lines = tables.markdown(tables.differences(summary)).splitlines()
+    cell = tables.differences(summary).rows[0][1]
+    assert f"| {text(cell)}, {cell.won} |" in " ".join(lines[2].split())
+    assert "\\|conf-acc\\|" in lines[0]

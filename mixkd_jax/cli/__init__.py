@@ -65,6 +65,14 @@ def _run(
             from mixkd_jax.report import compare
 
             return "", str(compare.write(options.runs, folder))
+    if options.mode == "report":
+        from mixkd_jax.folder import Folder
+        from mixkd_jax.report import report, results
+        from mixkd_jax.run import lock
+
+        with lock.held(Folder.at(options.workdir)), progress.during("writing the report"):
+            found, written = report.again(options.workdir)
+        return results.table(found), str(written)
     with progress.during("starting"):
         from mixkd_jax.cli import load
 

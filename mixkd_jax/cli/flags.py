@@ -16,12 +16,18 @@ MODES = {
     "train": "trains what is left of a run, measures and reports it; the default",
     "evaluate": "measures a run's newest checkpoints, finished or not",
     "analyze": "analyses how these behave between images",
+    "report": "writes the report of --workdir again, from its files alone",
     "compare": "sets the runs of --runs side by side in --workdir",
     "predict": "predicts the images of --images with the trained model --model",
     "export": "writes the trained model --model to --out, for use elsewhere",
 }
 # Flags that a mode can't do without; all others need a config.
-NEEDED = {"compare": (), "predict": ("model", "images"), "export": ("model", "out")}
+NEEDED = {
+    "report": ("workdir",),
+    "compare": (),
+    "predict": ("model", "images"),
+    "export": ("model", "out"),
+}
 
 HELP = """\
 Trains a teacher, distils students from it on mixed inputs, and measures all.
@@ -30,7 +36,6 @@ Trains a teacher, distils students from it on mixed inputs, and measures all.
   {program} --config={cifar}:cifar10,teacher=resnet56
   {program} --workdir=runs/NAME     goes on with a run, or reports it again
   {program} --workdir=runs/NAME --config.seeds="5 seeds"
-  {program} --mode=compare --runs=runs/a,runs/b
 
 flags:
   --config=CONFIG       a config below, such a file, or a run's config.json;

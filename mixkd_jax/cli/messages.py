@@ -116,7 +116,7 @@ def left(options: argparse.Namespace, overrides: Sequence[str]) -> str:
     """Returns what a measured run lacks, and the command that trains it; "" if that is nothing."""
     from mixkd_jax.report.records import read
 
-    missing = read(options.workdir).missing()
+    missing = read(options.workdir).missing() if _is_run(options.workdir) else ()
     if not missing:
         return ""
     trained = argparse.Namespace(**{**vars(options), "mode": "train"})

@@ -84,7 +84,7 @@ def _end(path: epath.Path, depth: int) -> str:
 def _results(runs: Runs) -> tables.Table:
     rows = []
     for name, records in runs.items():
-        found = tables.metrics(records, results.summarize(records))
+        found = tables.metrics(results.summarize(records))
         rows += [[f"{name}: {row[0]}", *row[1:]] for row in found.rows]
         headings = found.headings
     return tables.Table("results", "Metrics on the test images", headings, rows)

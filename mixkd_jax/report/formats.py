@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL
 from mixkd_jax.report.shapes import AMOUNT, ANYTHING, COUNT, NUMBER, TEXT, Each, Optional
 
 _RECIPE = {"base": TEXT, "loss": TEXT, "options": Each(ANYTHING)}
@@ -63,6 +64,24 @@ CONFIG = {
     "devices": [TEXT],
     "git_commit": TEXT,
     "command": TEXT,
+}
+
+# results.json, as far as tables show it.
+_SPREAD = {"mean": NUMBER, "std": NUMBER, "low": NUMBER, "high": NUMBER}
+_COMPARED = {**_SPREAD, "seeds": COUNT, "won": COUNT}
+RESULTS = {
+    "teacher": Each(NUMBER),
+    "arms": Each({name: Optional(_SPREAD) for name in METRICS}),
+    "seeds": Each([COUNT]),
+    "wins": Each(Each({"wins": COUNT, "seeds": COUNT})),
+    "data": {"skipped": COUNT},
+    "differences": Each({name: _COMPARED for name in METRICS}),
+    "analyses": Each(
+        {"/".join(path): {**_SPREAD, "seeds": COUNT} for path in (*VICINAL, *CALIBRATION)}
+    ),
+    "best": Each({**{name: Optional(_SPREAD) for name in METRICS}, "steps": [COUNT]}),
+    "behind": Each(COUNT),
+    "warnings": [TEXT],
 }
 
 

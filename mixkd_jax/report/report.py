@@ -7,13 +7,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from mixkd_jax.config import ConfigError
 from mixkd_jax.files import write_json, write_text
 from mixkd_jax.folder import TEACHER, Folder, split_name
 from mixkd_jax.report import claims, gallery, page, results, sentences, tables
 from mixkd_jax.report.figures import style
+from mixkd_jax.report.formats import RESULTS
 from mixkd_jax.report.panels import Panel, panels
 from mixkd_jax.report.quantities import METRICS
 from mixkd_jax.report.records import Records, read
+from mixkd_jax.report.shapes import ShapeError, check, load
 
 ARM_MEANINGS = {
     "ce": "cross-entropy alone, on clean inputs: the baseline",
@@ -39,7 +44,7 @@ def write(path: str | os.PathLike[str]) -> dict[str, Any]:
     folder, records = Folder.at(path), read(path)
     summary = results.summarize(records)
     write_json(folder.results, summary)
-    drawn, made = panels(records, summary), _tables(records, summary)
+    drawn, made = panels(records, summary), tables.every(summary)
     tables.write(made.values(), folder.tables)
     tables.write_values(records, folder.tables)
     for group in drawn.values():
@@ -47,6 +52,31 @@ def write(path: str | os.PathLike[str]) -> dict[str, Any]:
             style.save(panel.figure, folder.figures / panel.name)
     write_text(folder.report, _page(records, summary, drawn, made))
     return summary
+
+
+def again(path: str | os.PathLike[str]) -> tuple[dict[str, Any], epath.Path]:
+    """Writes a run's report again, or its `tables/` if only its `results.json` is left.
+
+    Returns:
+      What `results.json` holds, and the path of what was written.
+
+    Raises:
+      ConfigError: if `path` holds neither, or what it holds can't be read.
+    """
+    folder = Folder.at(path)
+    if folder.config.is_file():
+        return write(path), folder.report
+    if not folder.results.is_file():
+        raise ConfigError(
+            f"--workdir: expected the folder of a run, or one with its results.json, got {path}"
+        )
+    try:
+        summary = load(folder.results)
+        check(summary, RESULTS)
+    except ShapeError as error:
+        raise ConfigError(f"{folder.results}: {error}") from None
+    tables.write(tables.every(summary).values(), folder.tables)
+    return summary, folder.tables
 
 
 def _page(
@@ -109,17 +139,6 @@ def _chosen_by(records: Records) -> str:
         metric = METRICS.get(str(evaluation.get("chosen_by")))
         return metric.name if metric else ""
     return ""
-
-
-def _tables(records: Records, summary: dict[str, Any]) -> dict[str, tables.Table]:
-    made = [tables.metrics(records, summary)]
-    if summary["best"]:
-        made.append(tables.best(summary))
-    if summary["differences"]:
-        made.append(tables.differences(summary))
-    if records.analyses:
-        made += [tables.vicinal(records), tables.calibration(records)]
-    return {table.name: table for table in made if table.rows}
 
 
 def _about_analysis(records: Records) -> dict[str, int]:

@@ -11,8 +11,9 @@ import tabulate
 
 from mixkd_jax.folder import TEACHER
 from mixkd_jax.report import claims, intervals
-from mixkd_jax.report.quantities import METRICS
-from mixkd_jax.report.records import Records, read
+from mixkd_jax.report.intervals import at
+from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL
+from mixkd_jax.report.records import Records, by_model, read
 
 BASELINE = "ce"
 TIME_PARTS = ("compile", "train", "evaluate", "checkpoint", "analyse")
@@ -41,6 +42,10 @@ def collect(path: str | os.PathLike[str]) -> dict[str, Any]:
       "data": name of the images, how many for what, and how many were broken and "skipped": of
         images in memory those left out of any part, of streams those met while training.
       "claims": the paper's claims, as `claims.Claim` has them.
+      "analyses": {model: {quantity: {"mean", "std", "low", "high", "seeds"}}} of the teacher and
+        of each arm: what tables show of `analysis.json`, each by its place in that file, such as
+        "calibration/scaled/ece"; empty if nothing was analysed. As in "arms", a value that one
+        seed lacks leaves all but the seeds None.
       "best": {arm: {metric: as in "arms"}} of the students as they were where they did best on the
         validation images, with the "steps" of these by rising seed; empty if the run keeps none.
       "behind": {model: step} of the students that are in none of these numbers, because others
@@ -71,10 +76,27 @@ def summarize(records: Records) -> dict[str, Any]:
         "data": _data(records),
         "differences": intervals.differences(records),
         "claims": [dataclasses.asdict(claim) for claim in claims.judge(records)],
+        "analyses": _analyses(records),
         "best": _best(records),
         "behind": records.behind,
         "warnings": records.warnings,
     }
+
+
+def _analyses(records: Records) -> dict[str, dict[str, Any]]:
+    return {
+        model: {
+            "/".join(path): intervals.interval(_complete([at(a, *path) for a in analyses]))
+            for path in (*VICINAL, *CALIBRATION)
+        }
+        for model, analyses in by_model(records, records.analyses).items()
+    }
+
+
+def _complete(values: list[float | None]) -> list[float]:
+    """Returns the values, none if one isn't known: leaving a seed out would flatter the others."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def _best(records: Records) -> dict[str, dict[str, Any]]:
@@ -108,8 +130,7 @@ def _float(value: float | None) -> float | None:
 
 
 def _statistics(values: list[float | None]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    found = intervals.interval(known if len(known) == len(values) else [])
+    found = intervals.interval(_complete(values))
     return {**{key: found[key] for key in ("mean", "std", "low", "high")}, "values": values}
 
 

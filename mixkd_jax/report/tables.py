@@ -8,16 +8,18 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import tabulate
 from etils import epath
 
 from mixkd_jax.files import csv_cell, write_text
 from mixkd_jax.folder import TEACHER, split_name
 from mixkd_jax.report import latex, results
-from mixkd_jax.report.intervals import analysis_values, at, interval, signed_values
+from mixkd_jax.report.intervals import at, interval
 from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL, Quantity
 from mixkd_jax.report.records import Records
 
 _NUMBERS = ("mean", "std", "ci_low", "ci_high", "n")
+_NONE = interval([])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +89,24 @@ class Table:
     rows: Sequence[Sequence[Cell | str]]
 
 
-def metrics(records: Records, summary: Mapping[str, Any]) -> Table:
+def every(summary: Mapping[str, Any]) -> dict[str, Table]:
+    """Returns all tables that `results.json` has something for, by name."""
+    made = [metrics(summary), best(summary), differences(summary)]
+    made += [vicinal(summary), calibration(summary)]
+    return {table.name: table for table in made if table.rows}
+
+
+def metrics(summary: Mapping[str, Any]) -> Table:
     """The main table: all metrics of the teacher and of every arm."""
-    found = {arm: records.of_arm(records.evaluations, arm) for arm in records.arms}
     rows: list[list[Cell | str]] = []
     if summary["teacher"]:
-        one = [_of_teacher(METRICS[name], summary["teacher"].get(name)) for name in METRICS]
+        known = {name: summary["teacher"].get(name) for name in METRICS}
+        one = [Cell(METRICS[name], interval(_if_known(value))) for name, value in known.items()]
         rows.append([TEACHER, *one, ""])
     won = {row[0]: row[-1] for row in results.rows(summary)}
-    for arm in found:
-        cells = [
-            _complete(METRICS[name], signed_values(records, arm, name), len(found[arm]))
-            for name in METRICS
-        ]
+    for arm, found in summary["arms"].items():
+        seeds = {"seeds": len(summary["seeds"][arm])}
+        cells = [Cell(METRICS[name], {**found.get(name, _NONE), **seeds}) for name in METRICS]
         rows.append([arm, *cells, won[arm]])
     headings = ["model", *(metric.heading for metric in METRICS.values())]
     return Table("results", "Metrics on the test images", [*headings, "beats ce: acc, ECE"], rows)
@@ -109,9 +116,8 @@ def best(summary: Mapping[str, Any]) -> Table:
     """The metrics of students as they were where they did best on the validation images."""
     rows: list[list[Cell | str]] = []
     for arm, found in summary["best"].items():
-        none = {"mean": None, "std": None, "low": None, "high": None}
         cells = [
-            Cell(metric, {**found.get(name, none), "seeds": len(found["steps"])})
+            Cell(metric, {**found.get(name, _NONE), "seeds": len(found["steps"])})
             for name, metric in METRICS.items()
         ]
         rows.append([arm, *cells, ", ".join(map(str, found["steps"]))])
@@ -129,39 +135,32 @@ def differences(summary: Mapping[str, Any]) -> Table:
     return Table("differences", "Differences between arms of the same seed", headings, rows)
 
 
-def vicinal(records: Records) -> Table:
+def vicinal(summary: Mapping[str, Any]) -> Table:
     """What models predict between two test images."""
-    return _analysed(records, "vicinal", "Between two images", VICINAL)
+    return _analysed(summary, "vicinal", "Between two images", VICINAL)
 
 
-def calibration(records: Records) -> Table:
+def calibration(summary: Mapping[str, Any]) -> Table:
     """Calibration beyond the ECE."""
-    return _analysed(records, "calibration", "Calibration", CALIBRATION)
+    return _analysed(summary, "calibration", "Calibration", CALIBRATION)
 
 
 def _analysed(
-    records: Records, name: str, caption: str, columns: Mapping[tuple[str, ...], Quantity]
+    summary: Mapping[str, Any],
+    name: str,
+    caption: str,
+    columns: Mapping[tuple[str, ...], Quantity],
 ) -> Table:
-    rows: list[list[Cell | str]] = []
-    if TEACHER in records.analyses:
-        teacher = records.analyses[TEACHER]
-        rows.append([TEACHER, *(_of_teacher(spec, at(teacher, *p)) for p, spec in columns.items())])
-    for arm in records.arms:
-        number = len(records.of_arm(records.analyses, arm))
-        if number:
-            values = {path: analysis_values(records, arm, *path) for path in columns}
-            rows.append([arm, *(_complete(columns[p], v, number) for p, v in values.items())])
+    rows = [
+        [model, *(Cell(spec, found["/".join(path)]) for path, spec in columns.items())]
+        for model, found in summary["analyses"].items()
+    ]
     headings = ["model", *(spec.heading for spec in columns.values())]
     return Table(name, caption, headings, rows)
 
 
-def _of_teacher(quantity: Quantity, value: float | None) -> Cell:
-    return Cell(quantity, interval([] if value is None else [value]))
-
-
-def _complete(quantity: Quantity, values: Mapping[int, float], number: int) -> Cell:
-    """Returns a cell that is empty if a seed's value isn't known: its absence would flatter."""
-    return Cell(quantity, interval(values.values() if len(values) == number else []))
+def _if_known(value: float | None) -> list[float]:
+    return [] if value is None else [value]
 
 
 def _size(metric: Quantity) -> Quantity:
@@ -172,10 +171,30 @@ def _size(metric: Quantity) -> Quantity:
 
 
 def write(tables: Iterable[Table], folder: epath.Path) -> None:
-    """Writes <name>.csv and <name>.tex of every table."""
+    """Writes <name>.csv, <name>.tex and <name>.md of every table."""
     for table in tables:
         write_text(folder / f"{table.name}.csv", _csv(_long(table)))
         write_text(folder / f"{table.name}.tex", latex.render(table))
+        write_text(folder / f"{table.name}.md", markdown(table))
+
+
+def markdown(table: Table) -> str:
+    """Returns a table in Markdown: "68.08 ± 0.53", or "+1.20 [+0.40, +2.00], 3/3" of a difference.
+
+    A bar in a name is escaped, so that it ends no cell.
+    """
+
+    def text(cell: Cell | str) -> str:
+        if isinstance(cell, str):
+            return cell.replace("|", "\\|")
+        shown = " ".join(filter(None, (cell.text, cell.detail)))
+        return ", ".join(filter(None, (shown, cell.won)))
+
+    rows = [[text(cell) for cell in row] for row in table.rows]
+    headings = [text(heading) for heading in table.headings]
+    align = ("left", *["right"] * (len(headings) - 1))
+    body = tabulate.tabulate(rows, headings, "github", disable_numparse=True, colalign=align)
+    return f"{body}\n"
 
 
 def write_values(records: Records, folder: epath.Path) -> None:
