@@ -98,6 +98,7 @@ def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
     values.data.crop_padding, values.data.flip = 4, True
     for training, model in ((values.teacher, options.teacher), (values.student, options.student)):
         training.model, training.dtype = model, options.dtype
+        training.head = "imagenet" if model.endswith("_torch") else ""
         training.batch_size = options.batch_size
     settings = config.parse(values)
     mesh = sharding.data_mesh(jax.devices()[:1])

@@ -221,7 +221,7 @@ def test_the_comparison_from_scratch_has_its_own_rate():
 
 @pytest.mark.parametrize(
     ("argument", "count"),
-    [("", 35), ("short", 35), ("augmented", 4), ("short,student=resnet14", 4)],
+    [("", 35), ("short", 35), ("augmented", 4), ("short,student=resnet14", 4), ("small", 18)],
 )
 def test_the_study_compares_arms_of_one_teacher_over_seeds(argument, count):
     file = small.ROOT / "docs/results/cifar10/study.py"

@@ -42,13 +42,7 @@ TORCHVISION = {
     "convnext_large_torch": "convnext_large",
     "vit_b16_torch": "vit_b_16",
 }
-CIFAR_MODELS = {
-    "resnet8": lambda: references.CifarResNet(8, (16, 16, 32, 64), CLASSES),
-    "resnet20": lambda: references.CifarResNet(20, (16, 16, 32, 64), CLASSES),
-    "resnet8x4": lambda: references.CifarResNet(8, (32, 64, 128, 256), CLASSES),
-    "wrn-16-1": lambda: references.WideResNet(16, 1, CLASSES),
-    "wrn-16-2": lambda: references.WideResNet(16, 2, CLASSES),
-}
+CIFAR_MODELS = ("resnet8", "resnet20", "resnet8x4", "wrn-16-1", "wrn-16-2")
 PAIRS = [(library, name) for library, names in (("timm", TIMM), ("torchvision", TORCHVISION))
          for name in names]  # fmt: skip
 SMALL = [pair for pair in PAIRS if pair[1] != "convnext_large_torch"]

@@ -1,8 +1,8 @@
-"""CIFAR-10: a study of many arms with small models.
+"""CIFAR-10: studies of many arms with small models.
 
     python run.py --config=docs/results/cifar10/study.py
     python run.py --config=docs/results/cifar10/study.py:augmented
-    python run.py --config=docs/results/cifar10/study.py:student=resnet14
+    python run.py --config=docs/results/cifar10/study.py:small
 
 A ResNet-20 teaches ResNet-8 students, or those that `student=` names. The arguments also name the
 regime:
@@ -11,6 +11,7 @@ short: 10,000 training images without augmentation. The teacher learns them by h
   sure of itself. ResNet-8 learns in arms for all claims: the temperature (C6), a teacher whose
   logits are divided (C5), other losses on clean and on mixed inputs, partial mixup, another alpha.
 augmented: 45,000 images, cropped and flipped at random, and the four basic arms.
+small: the claims' arms for two cores: 5,000 images at 16 pixels, a quarter of the arithmetic.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 from mixkd_jax.config import arguments
 from mixkd_jax.configs import cifar
 
-CHOICES = {"regime": ("short", "augmented"), "student": ("resnet8", "resnet14")}
+CHOICES = {"regime": ("short", "augmented", "small"), "student": ("resnet8", "resnet14")}
 BASES = ("kd", "mixkd")
 ARMS = (
     *("ce", "mixup", "kd", "mixkd"),
@@ -30,27 +31,51 @@ ARMS = (
 )
 
 
+CLAIMS = (
+    *("ce", "mixup", "kd", "mixkd"),
+    *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 4, 6)),
+    *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
+)
+
+
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the config for an argument such as "augmented,student=resnet14"."""
     given = arguments.parse(argument, CHOICES)
     regime, student = given.get("regime", "short"), given.get("student", "resnet8")
     config = cifar.get_config(f"cifar10,teacher=resnet20,student={student}")
     config.seeds = (0, 1, 2)
+    config.analysis.pairs = 1000
+    config.log.validate_every = "10 epochs"
+    for training in (config.teacher, config.student):
+        training.schedule.name = "cosine"
+        training.duration = "30 epochs"
+    if regime == "small":
+        return _small(config)
     for training in (config.teacher, config.student):
         training.batch_size = 128
-        training.schedule.name = "cosine"
         training.schedule.learning_rate = 0.1
         training.schedule.warmup = "2 epochs"
-        training.duration = "30 epochs" if regime == "short" else "20 epochs"
     if regime == "short":
-        config.data.teacher_examples = config.data.student_examples = 10_000
-        config.data.validation_examples = 2000
-        config.data.crop_padding = 0
-        config.data.flip = False
+        _without_augmentation(config, 10_000)
         if student == "resnet8":
             config.arms = ARMS
     else:
         config.data.validation_examples = 5000
-    config.analysis.pairs = 1000
-    config.log.validate_every = "10 epochs"
+        for training in (config.teacher, config.student):
+            training.duration = "20 epochs"
     return config
+
+
+def _small(config: ConfigDict) -> ConfigDict:
+    config.data.image_size = 16
+    _without_augmentation(config, 5000)
+    config.arms = CLAIMS
+    config.student.duration = "20 epochs"
+    return config
+
+
+def _without_augmentation(config: ConfigDict, images: int) -> None:
+    config.data.teacher_examples = config.data.student_examples = images
+    config.data.validation_examples = 2000
+    config.data.crop_padding = 0
+    config.data.flip = False

@@ -1,0 +1,153 @@
+"""Models of PyTorch that this package's have the weights of.
+
+The CIFAR models are written after the papers (arXiv:1512.03385, arXiv:1605.07146); only the names
+of their layers, which files have, are RepDistiller's and mdistiller's
+(https://github.com/HobbitLong/RepDistiller, models/).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions and a shortcut of a CIFAR ResNet."""
+
+    def __init__(self, width: int, filters: int, stride: int):
+        """Makes the layers."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, filters, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.downsample = None
+        if stride > 1 or width != filters:
+            shortcut = nn.Conv2d(width, filters, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(filters))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, C, H, W] to [B, filters, H / stride, W / stride]."""
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + (self.downsample(x) if self.downsample else x)).relu()
+
+
+class CifarResNet(nn.Module):
+    """A CIFAR ResNet of 6 n + 2 layers."""
+
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], classes: int):
+        """Makes the layers; `widths` are those of the stem and the stages."""
+        super().__init__()
+        width, *stages = widths
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for stage, filters in enumerate(stages, start=1):
+            blocks = []
+            for block in range((depth - 2) // 6):
+                blocks.append(BasicBlock(width, filters, 2 if stage > 1 and block == 0 else 1))
+                width = filters
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps images [B, 3, H, W] to logits."""
+        x = self.bn1(self.conv1(x)).relu()
+        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class WideBlock(nn.Module):
+    """A pre-activation block of a wide ResNet."""
+
+    def __init__(self, width: int, filters: int, stride: int):
+        """Makes the layers."""
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, filters, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.convShortcut = None
+        if width != filters:
+            self.convShortcut = nn.Conv2d(width, filters, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [B, C, H, W] to [B, filters, H / stride, W / stride]."""
+        before = self.bn1(x).relu()
+        y = self.conv2(self.bn2(self.conv1(before)).relu())
+        return y + (self.convShortcut(before) if self.convShortcut else x)
+
+
+class WideStage(nn.Module):
+    """Blocks of one width, under the name that files have."""
+
+    def __init__(self, *blocks: nn.Module):
+        """Takes the blocks."""
+        super().__init__()
+        self.layer = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the blocks."""
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """A wide ResNet of 6 n + 4 layers for CIFAR."""
+
+    def __init__(self, depth: int, factor: int, classes: int):
+        """Makes the layers."""
+        super().__init__()
+        self.conv1, width = nn.Conv2d(3, 16, 3, 1, 1, bias=False), 16
+        for stage, filters in enumerate((16 * factor, 32 * factor, 64 * factor), start=1):
+            blocks = []
+            for block in range((depth - 4) // 6):
+                blocks.append(WideBlock(width, filters, 2 if stage > 1 and block == 0 else 1))
+                width = filters
+            setattr(self, f"block{stage}", WideStage(*blocks))
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps images [B, 3, H, W] to logits."""
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(self.bn1(x).relu().mean((2, 3)))
+
+
+_WIDTHS = {"": (16, 16, 32, 64), "x4": (32, 64, 128, 256)}
+# Options that leave out what this package's models of the same names don't have.
+_TORCHVISION: dict[str, dict[str, Any]] = {
+    "resnet50": {},
+    "mobilenet_v2": {"dropout": 0.0},
+    "convnext_tiny": {"stochastic_depth_prob": 0.0},
+    "convnext_large": {"stochastic_depth_prob": 0.0},
+    "vit_b_16": {},
+}
+
+
+def create(name: str, classes: int) -> nn.Module:
+    """Returns the twin of a model, at random.
+
+    Args:
+      name: of this package's model: a CIFAR ResNet or WRN, or one that ends in "_torch".
+      classes: number of logits.
+
+    Raises:
+      ValueError: if the model has no twin here.
+    """
+    if found := re.fullmatch(r"resnet(\d+)(x4)?", name):
+        depth, times = found.groups(default="")
+        if (int(depth) - 2) % 6 == 0:
+            return CifarResNet(int(depth), _WIDTHS[times], classes)
+    if found := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return WideResNet(int(found[1]), int(found[2]), classes)
+    theirs = name.removesuffix("_torch").replace("vit_b16", "vit_b_16")
+    if theirs == name or theirs not in _TORCHVISION:
+        raise ValueError(
+            f"expected a CIFAR ResNet or WRN, or one of {', '.join(_TORCHVISION)} by its name that "
+            f"ends in _torch, got {name}"
+        )
+    import torchvision
+
+    model = getattr(torchvision.models, theirs)
+    return model(num_classes=classes, **_TORCHVISION[theirs])
