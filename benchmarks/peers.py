@@ -173,7 +173,7 @@ class Loop:
         """Takes copies of the models."""
         layout = torch.contiguous_format if mode == "eager" else torch.channels_last
         teacher, student = (
-            copy.deepcopy(twin).to(device=device, memory_format=layout) for twin in twins
+            copy.deepcopy(twin).to(device).to(memory_format=layout) for twin in twins
         )
         decayed = [p for n, p in student.named_parameters() if p.ndim > 1]
         others = [p for n, p in student.named_parameters() if p.ndim <= 1]

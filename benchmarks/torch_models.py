@@ -44,12 +44,14 @@ class CifarResNet(nn.Module):
         width, *stages = widths
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        for stage, filters in enumerate(stages, start=1):
+        made = []
+        for stage, filters in enumerate(stages):
             blocks = []
             for block in range((depth - 2) // 6):
-                blocks.append(BasicBlock(width, filters, 2 if stage > 1 and block == 0 else 1))
+                blocks.append(BasicBlock(width, filters, 2 if stage and block == 0 else 1))
                 width = filters
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+            made.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3 = made
         self.fc = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -99,12 +101,14 @@ class WideResNet(nn.Module):
         """Makes the layers."""
         super().__init__()
         self.conv1, width = nn.Conv2d(3, 16, 3, 1, 1, bias=False), 16
-        for stage, filters in enumerate((16 * factor, 32 * factor, 64 * factor), start=1):
+        made = []
+        for stage, filters in enumerate((16 * factor, 32 * factor, 64 * factor)):
             blocks = []
             for block in range((depth - 4) // 6):
-                blocks.append(WideBlock(width, filters, 2 if stage > 1 and block == 0 else 1))
+                blocks.append(WideBlock(width, filters, 2 if stage and block == 0 else 1))
                 width = filters
-            setattr(self, f"block{stage}", WideStage(*blocks))
+            made.append(WideStage(*blocks))
+        self.block1, self.block2, self.block3 = made
         self.bn1 = nn.BatchNorm2d(width)
         self.fc = nn.Linear(width, classes)
 

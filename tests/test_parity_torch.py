@@ -19,6 +19,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason="needs safet
 import torch_references as references  # noqa: E402
 from smooth_images import smooth_images  # noqa: E402
 
+from benchmarks import torch_models  # noqa: E402
 from mixkd_jax.models import create_model, heads, pixel_statistics  # noqa: E402
 from mixkd_jax.models.network import Network  # noqa: E402
 from mixkd_jax.weights import WeightsError, load_backbone, load_weights  # noqa: E402
@@ -151,7 +152,7 @@ def test_full_models_equal_at_224_pixels(library, name):
 @pytest.mark.parametrize("name", CIFAR_MODELS)
 def test_cifar_models_equal_those_of_repdistiller(name):
     module = create_model(name, num_classes=CLASSES)
-    _assert_same(module, CIFAR, CIFAR_MODELS[name](), CIFAR, 32)
+    _assert_same(module, CIFAR, torch_models.create(name, CLASSES), CIFAR, 32)
 
 
 @pytest.mark.parametrize(("library", "name"), PAIRS)
@@ -203,7 +204,7 @@ def test_older_names_of_torchvisions_vit(tmp_path):
 
 def test_the_lines_of_the_message_convert_a_pickle(tmp_path):
     """As mdistiller saves a model, and RepDistiller one that trained on several GPUs."""
-    reference = CIFAR_MODELS["resnet8"]()
+    reference = torch_models.create("resnet8", CLASSES)
     model = create_model("resnet8", num_classes=CLASSES)
     wrapped = {f"module.{name}": weight for name, weight in reference.state_dict().items()}
     for saved in (reference.state_dict(), {"model": wrapped, "epoch": 240}):
