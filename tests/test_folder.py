@@ -194,13 +194,15 @@ def test_images_of_one_size_are_loaded_as_they_are(tmp_path):
         np.testing.assert_array_equal(got, np.asarray(Image.open(tmp_path / path)))
 
 
-def test_images_of_many_sizes_and_modes_get_the_median_side(tmp_path):
+def test_images_of_many_sizes_and_modes_get_the_median_side(tmp_path, capsys):
     modes = ["RGB", "L", "P", "RGBA", "1"]
     for index, (mode, height) in enumerate(zip(modes, (20, 30, 41, 60, 90), strict=True)):
         _save(tmp_path / "train" / "a" / f"{index}.png", height, 100, mode, seed=index)
     _save(tmp_path / "test" / "a" / "0.jpg", 300, 200, "CMYK")
     dataset = load("folder", data_dir=str(tmp_path))
     assert dataset.image_shape == (40, 40, 3)  # the median 41, to a multiple of 8
+    told = "data: images of 5 sizes, 1 of 5 that were looked at of 20x100: all are brought to 40x40"
+    assert told in capsys.readouterr().err
     for index in (1, 4):  # grey stays grey
         assert (dataset.train.images[index].min(-1) == dataset.train.images[index].max(-1)).all()
     assert load("folder", data_dir=str(tmp_path), image_size=7).image_shape == (7, 7, 3)
@@ -265,7 +267,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path):
     assert len(memory.load_sources(folder, max_bytes=576).train) == 2
     (tmp_path / "train" / "a" / "1.png").write_bytes(b"never read")
     with pytest.raises(DataError, match="at most 575 bytes together, got 576 at 8x8.*stream"):
-        memory.load_sources(folder, image_size=8, max_bytes=575)
+        memory.load_sources(folder, size=(8, 8), max_bytes=575)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from mixkd_jax.data import BrokenImageError, DataError, Item, images
 
@@ -72,6 +72,33 @@ def test_of_sixteen_bits_the_upper_eight_are_kept():
     got = np.asarray(images.decode(_encoded(Image.fromarray(values))))
     for channel in range(3):
         np.testing.assert_array_equal(got[..., channel], [[0, 0, 1], [128, 254, 255]])
+
+
+def test_orientation_in_text_of_imagemagick_and_in_xmp():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    text = PngImagePlugin.PngInfo()
+    body = f"\nexif\n{len(profile):8d}\n{profile.hex()}\n"
+    text.add_text("Raw profile type exif", body, zip=True)
+    image = Image.fromarray(_pixels(4, 6))
+    png = _encoded(image, "PNG", pnginfo=text)
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    jpeg = _encoded(image, "JPEG", xmp=xmp)
+    for encoded in (png, jpeg):
+        assert images.read_size(_List(Item(encoded, 0)), 0) == (6, 4)
+        assert images.decode(encoded).size == (4, 6)
+
+
+def test_a_png_may_hold_two_megabytes_of_text_but_not_any_amount():
+    def with_text(size):
+        text = PngImagePlugin.PngInfo()
+        text.add_text("comment", "x" * size, zip=True)
+        return _encoded(Image.fromarray(_pixels(4, 6)), "PNG", pnginfo=text)
+
+    assert images.decode(with_text(2 * 2**20)).size == (6, 4)
+    with pytest.raises(ValueError, match="too large"):
+        images.decode(with_text(17 * 2**20))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from mixkd_jax import config, files
 from mixkd_jax.config import ConfigError
 from mixkd_jax.folder import Folder
-from mixkd_jax.run import workdir
+from mixkd_jax.run import lock, workdir
 
 VALUES = small.default_values()
 
@@ -190,3 +190,25 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):  # killed before its last act
         files.write_json(path, {"b": 2})
     assert json.loads(path.read_text("utf-8")) == {"ä": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["tables", "lock", "metrics.jsonl", "arms", "arms/kd", "arms/kd/0", "teacher/time.json"]
+)
+def test_links_in_a_folder_are_not_followed(tmp_path, name):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    link = run / name
+    link.parent.mkdir(parents=True)
+    if "." in name or name == "lock":
+        elsewhere.write_text("mine")
+    else:
+        elsewhere.mkdir()
+    link.symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=f"expected no links .*{name}, which"):
+        with lock.held(Folder.at(run)):
+            pass
+    assert link.is_symlink() and (elsewhere.is_dir() or elsewhere.read_text() == "mine")
+    link.unlink()
+    (tmp_path / "linked").symlink_to(run)  # the folder itself may be one
+    with lock.held(Folder.at(tmp_path / "linked")):
+        pass

@@ -2,7 +2,8 @@
 
 Every image becomes RGB, 8 bits a channel: grey is repeated, palettes and CMYK are converted, an
 alpha channel is dropped, of 16 bits the upper 8 are kept. Photographs are turned upright as their
-EXIF orientation says. Only Pillow's JPEG and PNG readers are used, whatever a file is called.
+EXIF or XMP orientation says. Of Pillow's readers only those of `_FORMATS` are used, whatever a file
+is called.
 
 Resizing is bilinear with antialiasing. The part of the image that is wanted is resized at once,
 which gives the same pixels as resizing all of it and then cropping.
@@ -13,7 +14,7 @@ import math
 import sys
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from mixkd_jax.data.types import BrokenImageError, DataError, Item, Source
 
@@ -21,6 +22,8 @@ Size = tuple[int, int]  # height and width in pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
+# Of unpacked text in a PNG; Pillow takes 1 MB, less than some programs write, and 64 MB of all.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 _AREA = (0.08, 1.0)  # of the image, in a random resized crop
 _RATIO = (3 / 4, 4 / 3)  # width to height of the same
 _TRIES = 10
@@ -65,7 +68,7 @@ def tell_skipped(error: BrokenImageError) -> None:
 
 
 def decode(image: bytes | np.ndarray) -> Image.Image:
-    """Returns an image in RGB from a JPEG or PNG file, or from uint8 [H, W], [H, W, 1, 3 or 4].
+    """Returns an image in RGB from an image file, or from uint8 [H, W], [H, W, 1, 3 or 4].
 
     Raises:
         Exception: Of any of Pillow's types, if it is neither or damaged.
@@ -152,8 +155,7 @@ def _open(image: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    if "exif" not in image.info:
-        return 1
+    """Returns what EXIF says, also of a PNG's text by ImageMagick, or XMP, where EXIF is silent."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged metadata, of many types; the pixels may well be whole

@@ -35,7 +35,8 @@ def find_image_size(source: Source, *, broken: str = "stop") -> Size:
 
     Looks at 1,000 images spread evenly over the source, or at all if there are fewer. If they all
     have one size, it is that. Otherwise it is a square of the median of their shorter sides, so
-    that half of the images are not enlarged, rounded down to a multiple of 8, and at most 224.
+    that half of the images are not enlarged, rounded down to a multiple of 8, and at most 224; a
+    line on stderr says so.
 
     Raises:
         BrokenImageError: If one of them is broken and `broken` is "stop".
@@ -55,6 +56,12 @@ def find_image_size(source: Source, *, broken: str = "stop") -> Size:
         return next(iter(sizes))
     median = int(np.median([min(size) for size in sizes.elements()]))
     side = min(_LARGEST, max(_MULTIPLE, median // _MULTIPLE * _MULTIPLE))
+    (often, count), total = sizes.most_common(1)[0], sum(sizes.values())
+    print(
+        f"data: images of {len(sizes):,} sizes, {count:,} of {total:,} that were looked at of "
+        f"{often[0]}x{often[1]}: all are brought to {side}x{side}; image_size sets another",
+        file=sys.stderr,
+    )
     return side, side
 
 
@@ -66,7 +73,7 @@ def num_bytes(sources: Sources, size: Size) -> int:
 def load_sources(
     sources: Sources,
     *,
-    image_size: int = 0,
+    size: Size | None = None,
     max_bytes: int = MAX_BYTES,
     broken: str = "stop",
     choose: Choose | None = None,
@@ -78,7 +85,7 @@ def load_sources(
 
     Args:
         sources: Training and test images.
-        image_size: Height and width in pixels; 0 finds them, see `find_image_size`.
+        size: Height and width in pixels; None finds them, see `find_image_size`.
         max_bytes: The most memory that the images may take.
         broken: "stop" at an image that can't be read or decoded, or "skip" it and count it.
         choose: See `mixkd_jax.data.load`; the size is found before.
@@ -88,9 +95,7 @@ def load_sources(
         DataError: If the images take more memory, or none can be read.
     """
     check_broken(broken)
-    if image_size < 0:
-        raise DataError(f"image_size: expected pixels, or 0 to find them, got {image_size}")
-    size = (image_size, image_size) if image_size else find_image_size(sources.train, broken=broken)
+    size = size or find_image_size(sources.train, broken=broken)
     if choose is not None:
         train, test = choose(len(sources.train), len(sources.test))
         chosen = Subset(sources.train, train), Subset(sources.test, test)

@@ -51,8 +51,10 @@ def load(
         from mixkd_jax.data.folder import open_folder
         from mixkd_jax.data.memory import load_sources  # imports Pillow
 
-        sources = open_folder(data_dir)
-        return load_sources(sources, image_size=image_size, broken=broken, choose=choose)
+        if image_size < 0:
+            raise DataError(f"image_size: expected pixels, or 0 to find them, got {image_size}")
+        size = (image_size, image_size) if image_size else None
+        return load_sources(open_folder(data_dir), size=size, broken=broken, choose=choose)
     if image_size:
         raise DataError(
             f"image_size: expected 0 for {name!r}, whose size is given; got {image_size}"

@@ -79,17 +79,20 @@ def load_images(
     if dataset is not None:
         parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
         return _put(dataset, parts, settings, seed, mesh)
-    sources = None
+    sources, size = None, (0, 0)
     if settings.name == "folder" or settings.pipeline == "stream":
         sources = data.open_sources(
             settings.name, data_dir=settings.dir, download=settings.download
         )
-        if _is_streamed(settings, sources):
-            return _stream(sources, settings, seed, mesh)
-    return _put(*_read(sources, settings, seed), settings, seed, mesh)
+        size = _size(settings, sources)
+        if _is_streamed(settings, sources, size):
+            return _stream(sources, size, settings, seed, mesh)
+    return _put(*_read(sources, size, settings, seed), settings, seed, mesh)
 
 
-def _read(sources: Sources | None, settings: config.Data, seed: int) -> tuple[data.Dataset, Parts]:
+def _read(
+    sources: Sources | None, size: tuple[int, int], settings: config.Data, seed: int
+) -> tuple[data.Dataset, Parts]:
     """Reads those images of a data set that are in any of its parts, and returns the parts."""
     read: list[Parts] = []
     name = settings.name if sources is None else sources.name
@@ -108,7 +111,7 @@ def _read(sources: Sources | None, settings: config.Data, seed: int) -> tuple[da
     skips = settings.broken == "skip"
     dataset = memory.load_sources(
         sources,
-        image_size=settings.image_size,
+        size=size,
         broken=settings.broken,
         choose=None if skips else choose,
     )
@@ -117,13 +120,13 @@ def _read(sources: Sources | None, settings: config.Data, seed: int) -> tuple[da
     return dataset, read[0]
 
 
-def _is_streamed(settings: config.Data, sources: Sources) -> bool:
+def _is_streamed(settings: config.Data, sources: Sources, size: tuple[int, int]) -> bool:
     """Whether to stream; with "auto", a folder that doesn't fit into memory is."""
     if settings.pipeline != "auto":
         return settings.pipeline == "stream"
     from mixkd_jax.data import memory  # imports Pillow
 
-    return memory.num_bytes(sources, _size(settings, sources)) > memory.MAX_BYTES
+    return memory.num_bytes(sources, size) > memory.MAX_BYTES
 
 
 def _size(settings: config.Data, sources: Sources) -> tuple[int, int]:
@@ -157,7 +160,9 @@ def _put(
     )
 
 
-def _stream(sources: Sources, settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
+def _stream(
+    sources: Sources, size: tuple[int, int], settings: config.Data, seed: int, mesh: Mesh
+) -> RunImages:
     """Opens a data set's parts, to be read batch by batch."""
     from mixkd_jax.data.stream import Stream  # imports Pillow
 
@@ -172,7 +177,6 @@ def _stream(sources: Sources, settings: config.Data, seed: int, mesh: Mesh) -> R
         )
     _check_images(settings, sources.name, 3)
     parts: Parts = divide(sources.name, len(sources.train), len(sources.test), settings, seed)
-    size = _size(settings, sources)
     stream = functools.partial(
         Stream,
         image_size=size,

@@ -59,7 +59,7 @@ def making(root: epath.Path, exist_ok: bool = True) -> Iterator[None]:
 
     Raises:
       FileExistsError: if it is there, unless that is `exist_ok`.
-      ConfigError: if it can't be made.
+      ConfigError: if it can't be made, or holds links.
     """
     missing = [each for each in (root, *root.parents) if not each.exists()]
     try:
@@ -68,12 +68,30 @@ def making(root: epath.Path, exist_ok: bool = True) -> Iterator[None]:
         if isinstance(error, FileExistsError) and not exist_ok:
             raise
         raise ConfigError(unwritable(root, error)) from None
+    _check_links(root)
     try:
         yield
     finally:
         for each in missing:
             with contextlib.suppress(OSError):  # of one that isn't empty
                 os.rmdir(each)
+
+
+def _check_links(folder: str | os.PathLike[str], depth: int = 3) -> None:
+    """Raises ConfigError for links in a folder or, down to the models' own, in those below it.
+
+    Whoever gave the folder away could have planted them, so that files elsewhere are overwritten.
+    """
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise ConfigError(
+                    f"--workdir: expected no links in a run's folder, got {entry.path}, which "
+                    "would be followed when it is written; remove it, or put in its place what it "
+                    "points to"
+                )
+            if depth and entry.is_dir():
+                _check_links(entry.path, depth - 1)
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError | None = None) -> str:
