@@ -372,6 +372,33 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_restored(fit).params))
 
 
+def test_updates_that_are_not_finite_can_be_left_out_and_are_counted(tmp_path, monkeypatch):
+    broken = []  # by batch: whether its loss is NaN
+
+    def sometimes(student_logits, teacher_logits, labels):
+        loss = jnp.mean(student_logits**2, -1)
+        bad = jnp.sum(labels[:, 0]) > small.BATCH / small.CLASSES
+        jax.debug.callback(lambda value: broken.append(bool(value)), bad)
+        return jnp.where(bad, jnp.nan, loss), {"ce": loss}
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "sometimes", sometimes)
+    fit = _fit(tmp_path, "mixkd:loss=sometimes")
+    fit = dataclasses.replace(fit, recipe=dataclasses.replace(fit.recipe, skips=True))
+    (state,) = _train(tmp_path, fit)
+    assert len(broken) == 14 and 0 < sum(broken) < 14
+    lines = small.lines(tmp_path)
+    assert sum(line["skipped_updates"] for line in lines) == sum(broken)
+    assert all(np.isfinite(line["loss"]) and line["loss"] < 10 for line in lines)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_training_of_which_nothing_is_finite_ends_all_the_same(tmp_path):
+    fit = _fit(tmp_path, optimizer=optax.sgd(jnp.inf))
+    fit = dataclasses.replace(fit, recipe=dataclasses.replace(fit.recipe, skips=True))
+    with pytest.raises(Diverged, match="none of the last 4 updates before step 4 was finite"):
+        _train(tmp_path, fit)
+
+
 def test_a_gradient_that_is_not_finite_stops_it_too(tmp_path, monkeypatch):
     def endless(student_logits, teacher_logits, labels):
         loss = jnp.sqrt(jnp.sum(0 * student_logits, -1))  # 0, with the gradient 0 * inf

@@ -152,3 +152,12 @@ def test_numbers_that_are_none_are_none(tmp_path):
         content["metrics"]["nll"] = "here"
         path.write_text(json.dumps(content).replace('"here"', value))
         assert read(tmp_path).evaluations["arms/kd/0"]["metrics"]["nll"] is None
+
+
+def test_updates_that_were_left_out_are_told(tmp_path):
+    run_folders.make(tmp_path, arms=("kd",), seeds=1)
+    lines = [{"run": "arms/kd/0", "step": step, "skipped_updates": 2.0} for step in (20, 40)]
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.writelines(json.dumps(line) + "\n" for line in lines)
+    told = "arms/kd/0: 4 updates were left out, for they were not finite."
+    assert told in read(tmp_path).warnings

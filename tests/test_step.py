@@ -195,3 +195,27 @@ def test_the_student_learns_in_training_mode():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.batch_stats, want
     )
     assert small.bits(state.batch_stats) != small.bits(start.batch_stats)
+
+
+def test_an_update_that_is_not_finite_leaves_no_trace_but_its_number():
+    fit = small.linear_fit(text="mixup", optimizer=optax.sgd(0.5, momentum=0.9))
+    fit = dataclasses.replace(fit, recipe=dataclasses.replace(fit.recipe, skips=True))
+    (good, bad), (_, before, _) = _steps(fit, 2)
+    bad = bad._replace(images=bad.images.at[0, 0, 0, 0].set(jnp.nan))
+    update = KNOWN.update(fit)
+    after = update(before, bad, None, KEY, _numbers(fit))
+    assert int(after.step) == 2 and float(after.totals["skipped_updates"]) == 1
+    kept = dataclasses.replace(after, step=before.step, totals=before.totals)
+    assert jax.tree.all(jax.tree.map(np.array_equal, kept, before))
+    for name, total in after.totals.items():
+        assert name == "skipped_updates" or float(total) == float(before.totals[name])
+    plain = dataclasses.replace(fit, recipe=dataclasses.replace(fit.recipe, skips=False))
+    # The next one is what it would have been, and what it is without the option.
+    again = update(after, good, None, KEY, _numbers(fit))
+    totals = {n: t for n, t in before.totals.items() if n != "skipped_updates"}
+    same = dataclasses.replace(before, totals=totals)
+    other = KNOWN.update(plain)(same, good, None, KEY, _numbers(fit))
+    for ours, theirs in zip(
+        jax.tree.leaves(again.variables), jax.tree.leaves(other.variables), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

@@ -23,6 +23,11 @@ class Optimizer:
         "not on biases and BatchNorm; sgd, adam: added to the gradient (L2); adamw: decoupled",
     )
     clip_norm: float = fields.number(0.0, "largest global norm of the gradient; 0 doesn't clip")
+    skip_nonfinite: bool = fields.flag(
+        False,
+        "leave out updates after which a parameter or a metric isn't finite, and count them, "
+        "instead of ending the run; the schedule goes on with the next update that is",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,6 +138,7 @@ def read(path: str | os.PathLike[str]) -> Records:
     evaluations = _read_each(folder, names, "evaluation", formats.EVALUATION, warnings)
     analyses = _read_each(folder, names, "analysis", formats.ANALYSIS, warnings)
     log = _read_log(folder.metrics, warnings)
+    warnings += _left_out(log)
     last = max((e["step"] for name, e in evaluations.items() if name != TEACHER), default=0)
     behind = {n: e["step"] for n, e in evaluations.items() if n != TEACHER and e["step"] < last}
     kept = {name: e for name, e in evaluations.items() if name not in behind}
@@ -153,6 +154,19 @@ def read(path: str | os.PathLike[str]) -> Records:
         warnings=warnings,
         best=_read_best(folder, kept, warnings),
     )
+
+
+def _left_out(log: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Returns a sentence for each model some of whose updates were skipped."""
+    counts = {
+        name: sum(int(line.get("skipped_updates") or 0) for line in lines)
+        for name, lines in log.items()
+    }
+    return [
+        f"{name}: {number:,} updates were left out, for they were not finite."
+        for name, number in counts.items()
+        if number
+    ]
 
 
 def _read_best(folder: Folder, names: Iterable[str], warnings: list[str]) -> dict[str, Any]:

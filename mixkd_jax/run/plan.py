@@ -167,6 +167,7 @@ class Plan:
                 optimizer=made.pop("optimizer"),
                 mesh=self.mesh,
                 parameters=settings.teacher_parameters if role == "teacher" else "replicated",
+                skips=training.optimizer.skip_nonfinite,
             ),
             numbers={},
             parts=("ce",),

@@ -169,7 +169,7 @@ class Fit:
 
     def create_state(self, key: jax.Array) -> TrainState:
         """Returns the state before the first step, at random, as a function of the key."""
-        names = measure_names(self.parts, distils=self.recipe.distils)
+        names = measure_names(self.parts, self.recipe)
         return create_state(
             stream(key, "init"),
             self.recipe.network,

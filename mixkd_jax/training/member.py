@@ -21,6 +21,7 @@ from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.metrics import ModelLog
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.state import TrainState
+from mixkd_jax.training.step import SKIPPED
 
 if TYPE_CHECKING:
     from mixkd_jax.training.group import Session
@@ -82,10 +83,16 @@ class Member:
         self.log.write_skipped(sharding.union(self.fit.images.skipped))
 
     def _means(self) -> dict[str, float]:
-        """Returns each metric's mean since the last log line."""
+        """Returns each metric's mean since the last log line, and how many updates it lacks."""
         count = (self.step - 1) % self.fit.steps.log + 1
-        totals = jax.device_get(self.state.totals)
-        values = {name: float(total) / count for name, total in totals.items()}
+        totals = {name: float(x) for name, x in jax.device_get(self.state.totals).items()}
+        skipped = {SKIPPED: totals.pop(SKIPPED)} if SKIPPED in totals else {}
+        if (taken := count - int(sum(skipped.values()))) == 0:
+            raise Diverged(
+                f"{self.fit.name}: none of the last {count:,} updates before step {self.step:,} "
+                f"was finite; the checkpoints before stay. {ADVICE}"
+            )
+        values = {name: total / taken for name, total in totals.items()} | skipped
         wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             raise Diverged(

@@ -27,6 +27,8 @@ from mixkd_jax.training import sharding
 from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.state import TrainState
 
+SKIPPED = "skipped_updates"  # the metric that counts them
+
 Numbers = dict[str, jax.Array]  # f32[] each: options that may change without compiling anew
 
 
@@ -43,6 +45,7 @@ class Recipe:
       mesh: the devices that share a batch.
       parameters: how `network`'s parameters, and what the optimizer keeps of each, lie between
         steps: "replicated" or "sharded" (`sharding.parameters`).
+      skips: whether updates that aren't finite are left out and counted.
     """
 
     network: Network
@@ -52,6 +55,7 @@ class Recipe:
     optimizer: optax.GradientTransformation
     mesh: Mesh
     parameters: str = "replicated"
+    skips: bool = False
 
 
 def draw_batch(
@@ -122,13 +126,23 @@ def update_student(
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     measured = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts, **batch.counts}
     measured |= _measures(logits, teacher_logits, batch.labels)
-    return TrainState(
+    measured[SKIPPED] = jnp.float32(0)
+    updated = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
         totals={name: total + measured[name] for name, total in state.totals.items()},
     )
+    return _if_finite(updated, state) if recipe.skips else updated
+
+
+def _if_finite(updated: TrainState, before: TrainState) -> TrainState:
+    """Returns an update, or the state before it with one more skipped, if it isn't finite."""
+    finite = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(updated)]))
+    totals = {**before.totals, SKIPPED: before.totals[SKIPPED] + 1}
+    skipped = dataclasses.replace(before, step=updated.step, totals=totals)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, skipped)
 
 
 def _measures(
@@ -145,10 +159,11 @@ def _measures(
     return measured
 
 
-def measure_names(parts: tuple[str, ...], *, distils: bool) -> tuple[str, ...]:
+def measure_names(parts: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
     """Returns the names of what a step measures of an objective with these parts."""
-    names = ("loss", *parts, "accuracy", "entropy", "grad_norm")
-    return (*names, "kl", "agreement") if distils else names
+    names = ["loss", *parts, "accuracy", "entropy", "grad_norm"]
+    names += ["kl", "agreement"] if recipe.distils else []
+    return (*names, SKIPPED) if recipe.skips else tuple(names)
 
 
 def _agreement(a: jax.Array, b: jax.Array) -> jax.Array:
