@@ -78,9 +78,11 @@ def _run(
 
         values, notes = load.config(options.config, options.workdir, overrides)
         from mixkd_jax import experiment
+        from mixkd_jax.cli import cache
         from mixkd_jax.report import results
         from mixkd_jax.training.preemption import StopRequest
-    for note in notes:
+    kept = cache.keep(str(values.compilation_cache))
+    for note in filter(None, [*notes, kept]):
         progress.say(note)
     with workdir.made(options.workdir) as folder:
         options.workdir = folder  # so that messages can name it

@@ -107,3 +107,10 @@ class Experiment:
     analysis: Analysis = fields.section(Analysis, "between images", changes="measures")
     log: Log = fields.section(Log, "while training", changes="nothing")
     checkpoint: Checkpoint = fields.section(Checkpoint, "while training", changes="nothing")
+    compilation_cache: str = fields.field(
+        "auto",
+        'folder in which the command keeps compiled programs for later runs; "auto" is mixkd_jax '
+        'in the cache folder of its user (~/.cache), "" keeps none; at most 1 GiB',
+        'a folder, "auto" or ""',
+        changes="nothing",
+    )
