@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mixkd_jax import config, cpu, losses, models
 from mixkd_jax.config import arms
@@ -93,6 +94,19 @@ def parse() -> argparse.Namespace:
 
 def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
     """Returns a teacher at random and the arm mixkd, trained as configs/cifar.py has it."""
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    shape = (options.num_examples, options.image_size, options.image_size, 3)
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
+    images = OnDevice.put(Split(pixels, labels), mesh)
+    network, fit = planned(options, images, mesh)
+    variables = jax.jit(functools.partial(network.init, image_shape=images.image_shape))
+    return Teacher(network, variables(jax.random.key(0))), fit
+
+
+def planned(options: argparse.Namespace, images: Any, mesh: Mesh) -> tuple[Network, Fit]:
+    """Returns the teacher's network and the fit of the arm mixkd, for these images and devices."""
     values: Any = config.get_defaults()
     values.data.mean, values.data.std = (0.5,), (0.25,)
     values.data.crop_padding, values.data.flip = 4, True
@@ -101,19 +115,11 @@ def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
         training.head = "imagenet" if model.endswith("_torch") else ""
         training.batch_size = options.batch_size
     settings = config.parse(values)
-    mesh = sharding.data_mesh(jax.devices()[:1])
-    rng = np.random.default_rng(0)
-    shape = (options.num_examples, options.image_size, options.image_size, 3)
-    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-    labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
-    images = OnDevice.put(Split(pixels, labels), mesh)
     names = tuple(map(str, range(options.num_classes)))
     of_run = RunImages("random", names, images, images, None, images, images.image_shape[:2])
     plan = Plan(settings, {}, Folder.at("unused"), of_run, mesh)
-    network = plan.teacher().recipe.network
-    variables = jax.jit(functools.partial(network.init, image_shape=images.image_shape))
     fit = plan.of_arm(plan.student(), arms.parse("mixkd", settings), 0, 1.0)
-    return Teacher(network, variables(jax.random.key(0))), fit
+    return plan.teacher().recipe.network, fit
 
 
 def whole(teacher: Teacher, fit: Fit) -> Callable[[], None]:

@@ -1,13 +1,18 @@
 """What the benchmarks count, against published numbers."""
 
+import argparse
 import json
+import math
 import subprocess
 import sys
 
+import jax
 import pytest
 import small
 
-from benchmarks import step
+sys.path.append(str(small.ROOT / "benchmarks"))  # where a script finds the others
+
+from benchmarks import scaling, step  # noqa: E402
 from mixkd_jax.models import create_model
 from mixkd_jax.models.network import Network
 
@@ -55,3 +60,34 @@ def test_peers_say_which_models_pytorch_has(tmp_path):
     done = peers("--teacher=resnet152v2")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "expected a CIFAR ResNet or WRN, or one of resnet50, " in done.stderr
+
+
+def test_devices_tell_each_other_gradients_and_statistics_and_nothing_else():
+    """Batches, images and the teacher's logits stay where they are."""
+    options = {"teacher": "resnet8", "student": "resnet8", "image_size": 8, "num_classes": 10}
+    options |= {"per_device": 2, "batch_size": 16, "dtype": "float32"}
+    mesh = scaling.sharding.data_mesh(jax.devices()[:8])
+    network, fit = step.planned(argparse.Namespace(**options), scaling.Shapes(16, (8, 8, 3)), mesh)
+    query, update = scaling.programs(network, fit, argparse.Namespace(**options))
+    assert scaling.collectives(query) == []
+    found = scaling.collectives(update)
+    assert scaling.counted(found).keys() == {"all-reduce"}
+    state = fit.abstract_state
+    parameters, statistics = (
+        4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for tree in (state.params, state.batch_stats)
+    )
+    # Of each BatchNorm the mean and the mean square, and both again in the backward pass; metrics.
+    sent = sum(size for _, size in found)
+    assert parameters < sent <= parameters + 2 * statistics + 64
+
+
+def test_collectives_are_read_off_a_program():
+    text = """
+  %all-reduce.1 = (f32[16,3]{1,0}, bf16[4]{0}) all-reduce(%a, %b), to_apply=%add
+  %gather = f32[8,2]{1,0} all-gather-start(f32[1,2]{1,0} %c), dimensions={0}
+  %done = f32[8,2]{1,0} all-gather-done(f32[8,2]{1,0} %gather)
+  %x = f32[] add(f32[] %all-reduce.1, f32[] %y)
+"""
+    expected = [("all-reduce", 4 * 48 + 2 * 4), ("all-gather", 64)]
+    assert scaling.collectives(text) == expected
