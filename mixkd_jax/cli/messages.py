@@ -24,6 +24,14 @@ _LOST = re.compile(
     r"Connection closed by peer|Connection reset by peer|Connection refused|Socket closed|"
     r"Timed out waiting|heartbeat timeout|Broken pipe|DEADLINE_EXCEEDED|UNAVAILABLE"
 )
+# What is the user's to mend, by where it is: imports would take longer than all else here.
+_MISTAKES = (
+    "mixkd_jax.config.ConfigError",
+    "mixkd_jax.data.DataError",
+    "mixkd_jax.models.TeacherError",
+    "mixkd_jax.run.stored.ModelError",
+    "mixkd_jax.training.checkpoint.CheckpointError",
+)
 
 
 @contextlib.contextmanager
@@ -39,9 +47,7 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
     except KeyboardInterrupt:
         _end(options, f"interrupted; {_next(options, overrides)}", status=130, kind="")
     except Exception as error:
-        from mixkd_jax.training.preemption import Stopped
-
-        if isinstance(error, Stopped):  # all processes of a run together
+        if _is(error, "mixkd_jax.training.preemption.Stopped"):  # all processes of a run together
             fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
         if told := _mistake(error, options, overrides):
             _end(options, told)
@@ -60,22 +66,21 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
 
 def _mistake(error: Exception, options: argparse.Namespace, overrides: Sequence[str]) -> str:
     """Returns what to say of an error that is no fault of this program; "" of any other."""
-    from mixkd_jax.config import ConfigError
-    from mixkd_jax.data import DataError
-    from mixkd_jax.models import TeacherError
-    from mixkd_jax.run.stored import ModelError
-    from mixkd_jax.training.checkpoint import CheckpointError
-    from mixkd_jax.training.member import Diverged
-
-    if isinstance(error, Diverged):
+    if _is(error, "mixkd_jax.training.member.Diverged"):
         return f"{error}: {_anew(options, str(error))}"
-    if isinstance(error, ConfigError | DataError | CheckpointError | ModelError | TeacherError):
+    if any(_is(error, place) for place in _MISTAKES):
         return str(error)
     if options.distributed and isinstance(error, RuntimeError | ValueError):
         lost = _LOST.search(_all_of(error))
         if lost:
             return f"lost another process of this run ({lost[0]}); {_next(options, overrides)}"
     return ""
+
+
+def _is(error: Exception, place: str) -> bool:
+    """Whether an error is of the class at a place; one that wasn't imported has not been raised."""
+    module, _, name = place.rpartition(".")
+    return isinstance(error, getattr(sys.modules.get(module), name, ()))
 
 
 def _all_of(error: BaseException) -> str:

@@ -11,10 +11,9 @@ from etils import epath
 
 from mixkd_jax.config import ConfigError
 from mixkd_jax.folder import BEST, TEACHER, Folder, split_name, student_name
-from mixkd_jax.report import formats
-from mixkd_jax.report.shapes import COUNT, TEXT, ShapeError, check, load, parse
+from mixkd_jax.report import formats, logs
+from mixkd_jax.report.shapes import COUNT, TEXT, ShapeError, check, load
 
-_FIRST_STAGES = "head/"  # models of which a head alone is trained, before the model itself
 BASES = ("ce", "mixup", "kd", "mixkd")
 
 
@@ -137,8 +136,7 @@ def read(path: str | os.PathLike[str]) -> Records:
     names = sorted(_names(folder, warnings), key=lambda name: _place(name, arms))
     evaluations = _read_each(folder, names, "evaluation", formats.EVALUATION, warnings)
     analyses = _read_each(folder, names, "analysis", formats.ANALYSIS, warnings)
-    log = _read_log(folder.metrics, warnings)
-    warnings += _left_out(log)
+    log = logs.read(folder.metrics, warnings)
     last = max((e["step"] for name, e in evaluations.items() if name != TEACHER), default=0)
     behind = {n: e["step"] for n, e in evaluations.items() if n != TEACHER and e["step"] < last}
     kept = {name: e for name, e in evaluations.items() if name not in behind}
@@ -154,19 +152,6 @@ def read(path: str | os.PathLike[str]) -> Records:
         warnings=warnings,
         best=_read_best(folder, kept, warnings),
     )
-
-
-def _left_out(log: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Returns a sentence for each model some of whose updates were skipped."""
-    counts = {
-        name: sum(int(line.get("skipped_updates") or 0) for line in lines)
-        for name, lines in log.items()
-    }
-    return [
-        f"{name}: {number:,} updates were left out, for they were not finite."
-        for name, number in counts.items()
-        if number
-    ]
 
 
 def _read_best(folder: Folder, names: Iterable[str], warnings: list[str]) -> dict[str, Any]:
@@ -286,27 +271,3 @@ def _read_file(path: epath.Path, shape: Any, missing: Any, warnings: list[str]) 
         warnings.append(f"{path.name}: {error}; it counts as missing.")
         return missing
     return content
-
-
-def _read_log(path: epath.Path, warnings: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the lines of each model; counts those that are none, as a killed run may leave."""
-    lines: dict[str, dict[int, dict[str, Any]]] = {}
-    broken = 0
-    text = path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
-    for line in filter(str.strip, text.split("\n")):
-        try:
-            record = parse(line)
-            check(record, {"run": TEXT, "step": COUNT})
-        except ShapeError:
-            broken += 1
-            continue
-        name = record["run"]
-        if name == TEACHER or split_name(name):
-            numbers = {k: v for k, v in record.items() if v is None or type(v) in (int, float)}
-            lines.setdefault(name, {})[record["step"]] = numbers
-        elif not name.startswith(_FIRST_STAGES):
-            broken += 1
-    if broken:
-        plural = "" if broken == 1 else "s"
-        warnings.append(f"{path.name}: {broken} unreadable line{plural} left out.")
-    return {name: [by[step] for step in sorted(by)] for name, by in lines.items()}

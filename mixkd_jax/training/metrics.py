@@ -9,13 +9,15 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from mixkd_jax.files import append_text, in_bucket, write_bytes, write_json, write_text
 from mixkd_jax.folder import Folder
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class MetricsLog:
@@ -58,6 +60,9 @@ class ModelLog:
         if in_bucket(local):
             self._copied_from = tempfile.TemporaryDirectory(prefix="mixkd-")
             local = epath.Path(self._copied_from.name)
+        # Imported here, for where PyTorch is installed it imports that, which takes a second.
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(
             str(local),
             purge_step=step + 1,  # at 0 too, where a run may have been killed before a checkpoint
