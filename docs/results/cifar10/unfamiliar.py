@@ -23,6 +23,7 @@ from mixkd_jax import cpu, data, load_model, vicinal
 from mixkd_jax.config import ConfigError
 from mixkd_jax.files import write_json
 from mixkd_jax.folder import TEACHER, Folder, student_name
+from mixkd_jax.model import ModelError
 from mixkd_jax.report.intervals import interval
 from mixkd_jax.report.records import read
 
@@ -44,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         found = measure(options.run, options.arms.split(","))
-    except (FileNotFoundError, ConfigError, data.DataError) as error:
+    except (FileNotFoundError, ConfigError, ModelError, data.DataError) as error:
         sys.exit(f"error: {error}")
     print(table(found))
     if options.out:
