@@ -25,7 +25,7 @@ def keep(folder: str) -> str:
     Returns:
       A line that says where, or why nothing is kept; "" if that is what was asked for.
     """
-    if jax.config.jax_compilation_cache_dir or not folder:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) or not folder:
         return ""
     path = _users() if folder == AUTO else pathlib.Path(folder).expanduser().absolute()
     try:
