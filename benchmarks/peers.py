@@ -68,7 +68,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    twins = [torch_models.create(name, options.num_classes) for name in _names(options)]
+    twins = [_twin(name, options) for name in _names(options)]
     teacher, fit = benchmark.setting(options)
     teacher, start = _as_twins(twins, teacher, fit)
     losses = compare(teacher, fit, start, twins, device, options)
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
     for name in _names(options):
         try:
             with torch.device("meta"):
-                torch_models.create(name, options.num_classes)
+                _twin(name, options)
         except (ValueError, ImportError) as problem:
             parser.error(str(problem))
     return options
@@ -115,6 +115,10 @@ def parse() -> argparse.Namespace:
 
 def _names(options: argparse.Namespace) -> tuple[str, str]:
     return options.teacher, options.student
+
+
+def _twin(name: str, options: argparse.Namespace) -> torch.nn.Module:
+    return torch_models.create(name, options.num_classes, options.image_size)
 
 
 def _as_twins(
@@ -175,8 +179,9 @@ class Loop:
         teacher, student = (
             copy.deepcopy(twin).to(device).to(memory_format=layout) for twin in twins
         )
-        decayed = [p for n, p in student.named_parameters() if p.ndim > 1]
-        others = [p for n, p in student.named_parameters() if p.ndim <= 1]
+        # Kernels, as here: not biases, and not the scales of a ConvNeXt, whose shape is [C, 1, 1].
+        decayed = [p for p in student.parameters() if p.ndim in (2, 4)]
+        others = [p for p in student.parameters() if p.ndim not in (2, 4)]
         self.optimizer = torch.optim.SGD(
             [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}],
             lr=0.05,

@@ -129,12 +129,13 @@ _TORCHVISION: dict[str, dict[str, Any]] = {
 }
 
 
-def create(name: str, classes: int) -> nn.Module:
+def create(name: str, classes: int, image_size: int = 224) -> nn.Module:
     """Returns the twin of a model, at random.
 
     Args:
       name: of this package's model: a CIFAR ResNet or WRN, or one that ends in "_torch".
       classes: number of logits.
+      image_size: pixels of both sides, which a ViT must know.
 
     Raises:
       ValueError: if the model has no twin here.
@@ -154,4 +155,5 @@ def create(name: str, classes: int) -> nn.Module:
     import torchvision
 
     model = getattr(torchvision.models, theirs)
-    return model(num_classes=classes, **_TORCHVISION[theirs])
+    size = {"image_size": image_size} if theirs == "vit_b_16" else {}
+    return model(num_classes=classes, **size, **_TORCHVISION[theirs])
