@@ -128,6 +128,7 @@ def test_fields_that_change_no_model_may_differ(tmp_path):
         *(f"config.analysis.{name}" for name in ("pairs", "path_pairs", "corrupted_images")),
         *(f"config.log.{name}" for name in ("every", "validate_every", "progress_seconds")),
         *(f"config.checkpoint.{name}" for name in ("every", "keep")),
+        "config.compilation_cache",
     }
     other = small.default_values(
         data__dir="b", data__workers=1, evaluation__num_bins=3, log__every="7 steps"
