@@ -26,8 +26,8 @@ def main() -> None:
     """Measures, prints a table, and ends with status 1 if a bound is broken."""
     rows = [
         ("the step over its networks alone", _measured("step.py", "--repeats=5")["ratio"], 2.0),
-        ("seconds until --help is there", _seconds("--help"), 30.0),
-        ("seconds until a wrong config is refused", _seconds("--config=digits:x"), 60.0),
+        ("seconds until --help is there", _seconds("--help", 0), 30.0),
+        ("seconds until a wrong config is refused", _seconds("--config=digits:x", 1), 60.0),
     ]
     if importlib.util.find_spec("torch") and importlib.util.find_spec("safetensors"):
         found = _measured("peers.py", "--repeats=3", "--modes=channels_last")["rows"]
@@ -45,10 +45,12 @@ def _measured(script: str, *flags: str) -> dict:
         return json.loads(out.read_text())
 
 
-def _seconds(flag: str) -> float:
+def _seconds(flag: str, status: int) -> float:
     start = time.perf_counter()
     command = [sys.executable, str(HERE.parent / "run.py"), flag]
-    subprocess.run(command, check=False, capture_output=True)
+    done = subprocess.run(command, check=False, capture_output=True)
+    if done.returncode != status:
+        sys.exit(f"error: {flag}: expected status {status}, got {done.returncode}")
     return time.perf_counter() - start
 
 

@@ -29,10 +29,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import step as benchmark
 import tabulate
 from etils import epath
 
-from mixkd_jax import config, cpu, models
+from mixkd_jax import config, cpu
 from mixkd_jax.config import arms
 from mixkd_jax.data import Split
 from mixkd_jax.folder import Folder
@@ -82,16 +83,10 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
-    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser = benchmark.pair_parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--image-size", type=int, default=32, help="pixels")
-    parser.add_argument("--num-classes", type=int, default=100)
     parser.add_argument("--num-examples", type=int, default=5_000, help="on the device")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=9, help="rounds that are timed")
-    parser.add_argument("--out", help="JSON file to write")
     return parser.parse_args()
 
 

@@ -47,7 +47,7 @@ except ImportError as error:
 import step as benchmark
 import torch_models
 
-from mixkd_jax import cpu, models, weights
+from mixkd_jax import cpu, weights
 from mixkd_jax.data.device import Batch
 from mixkd_jax.models.network import Teacher
 from mixkd_jax.training.fit import Fit
@@ -87,20 +87,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
-    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser = benchmark.pair_parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--image-size", type=int, default=32, help="pixels")
-    parser.add_argument("--num-classes", type=int, default=100)
     parser.add_argument("--num-examples", type=int, default=5_000, help="on the device")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=7, help="rounds that are timed")
     parser.add_argument("--compare-steps", type=int, default=5, help="whose losses are compared")
     parser.add_argument(
         "--modes", type=lambda text: text.split(","), help=f"of PyTorch: {','.join(MODES)}"
     )
-    parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
     if unknown := set(options.modes or ()) - set(MODES):
         parser.error(f"--modes: expected some of {', '.join(MODES)}, got {', '.join(unknown)}")

@@ -28,7 +28,6 @@ import numpy as np
 import step as benchmark
 import tabulate
 
-from mixkd_jax import models
 from mixkd_jax.data.device import Batch
 from mixkd_jax.training import sharding
 from mixkd_jax.training.fit import Fit
@@ -83,14 +82,8 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
-    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser = benchmark.pair_parser(__doc__)
     parser.add_argument("--per-device", type=int, default=64, help="images a step")
-    parser.add_argument("--image-size", type=int, default=32, help="pixels")
-    parser.add_argument("--num-classes", type=int, default=100)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--out", help="JSON file to write")
     return parser.parse_args()
 
 

@@ -78,18 +78,24 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
-    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser = pair_parser(__doc__)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--image-size", type=int, default=32, help="pixels")
-    parser.add_argument("--num-classes", type=int, default=100)
     parser.add_argument("--num-examples", type=int, default=50_000, help="on the device")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--peak-tflops", type=float, help="of the device, for --dtype")
     parser.add_argument("--repeats", type=int, default=25, help="pairs that are timed")
-    parser.add_argument("--out", help="JSON file to write")
     return parser.parse_args()
+
+
+def pair_parser(about: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of what all benchmarks of a teacher and a student take."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--teacher", default="wrn-40-2", choices=models.model_names())
+    parser.add_argument("--student", default="wrn-16-2", choices=models.model_names())
+    parser.add_argument("--image-size", type=int, default=32, help="pixels")
+    parser.add_argument("--num-classes", type=int, default=100)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--out", help="JSON file to write")
+    return parser
 
 
 def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:

@@ -73,6 +73,8 @@ def test_nothing_is_kept_where_it_can_not_be(tmp_path):
     (tmp_path / "file").write_text("")
     told = cache.keep(str(tmp_path / "file" / "cache"))
     assert told == f"compiled programs are not kept in {tmp_path}/file/cache: Not a directory"
+    for strange in ("a\0b", "~nobody-of-this-name/x"):
+        assert cache.keep(strange).startswith("compiled programs are not kept")
     assert cache.keep("") == ""
     assert jax.config.jax_compilation_cache_dir is None
 

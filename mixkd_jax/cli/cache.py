@@ -27,7 +27,10 @@ def keep(folder: str) -> str:
     """
     if getattr(jax.config, "jax_compilation_cache_dir", None) or not folder:
         return ""
-    path = _users() if folder == AUTO else pathlib.Path(folder).expanduser().absolute()
+    try:
+        path = _users() if folder == AUTO else pathlib.Path(folder).expanduser().absolute()
+    except RuntimeError as error:  # there is no such home
+        return f"compiled programs are not kept: {folder}: {error}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_uid != os.getuid():  # programs of a stranger, which would be run
@@ -35,8 +38,9 @@ def keep(folder: str) -> str:
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(None, "it can't be written to")
         _prune(path)
-    except OSError as error:
-        return f"compiled programs are not kept in {path}: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: of a null in a name
+        reason = getattr(error, "strerror", None) or error
+        return f"compiled programs are not kept in {path}: {reason}"
     jax.config.update("jax_compilation_cache_dir", str(path))
     # Whatever takes longer than to be read: all but the smallest.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
