@@ -3,15 +3,19 @@
     python run.py --config=docs/results/cifar10/study.py
     python run.py --config=docs/results/cifar10/study.py:augmented
     python run.py --config=docs/results/cifar10/study.py:small
+    python run.py --config=docs/results/cifar10/study.py:small,student=resnet14
 
-A ResNet-20 teaches ResNet-8 students, or those that `student=` names. The arguments also name the
-regime:
+A ResNet-20 teaches ResNet-8 students in the arms of the regime, or ResNet-14 students in the four
+basic arms. The arguments name the regime:
 
 short: 10,000 training images without augmentation. The teacher learns them by heart and is far too
   sure of itself. ResNet-8 learns in arms for all claims: the temperature (C6), a teacher whose
   logits are divided (C5), other losses on clean and on mixed inputs, partial mixup, another alpha.
 augmented: 45,000 images, cropped and flipped at random, and the four basic arms.
 small: the claims' arms for two cores: 5,000 images at 16 pixels, a quarter of the arithmetic.
+losses: the same images and teacher; other losses on clean and on mixed inputs, partial mixup,
+  another alpha, and the temperature that is the teacher's standard deviation.
+ample: 45,000 images at 16 pixels, cropped and flipped at random, and the four basic arms.
 """
 
 from ml_collections import ConfigDict
@@ -19,23 +23,31 @@ from ml_collections import ConfigDict
 from mixkd_jax.config import arguments
 from mixkd_jax.configs import cifar
 
-CHOICES = {"regime": ("short", "augmented", "small"), "student": ("resnet8", "resnet14")}
+CHOICES = {
+    "regime": ("short", "augmented", "small", "losses", "ample"),
+    "student": ("resnet8", "resnet14"),
+}
 BASES = ("kd", "mixkd")
-ARMS = (
-    *("ce", "mixup", "kd", "mixkd"),
-    *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 3, 4, 6)),
-    *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8, "std")),
+BASIC = ("ce", "mixup", "kd", "mixkd")
+LOSSES = (
     *(f"{base}:loss={loss}" for base in BASES for loss in ("lskd", "rld", "dkd", "dist")),
     *(f"mixkd:partial={share}" for share in (0.1, 0.41, 0.5)),
     *("mixup:alpha=0.2", "mixkd:alpha=0.2"),
 )
-
-
-CLAIMS = (
-    *("ce", "mixup", "kd", "mixkd"),
-    *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 4, 6)),
-    *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
-)
+ARMS = {
+    "short": (
+        *BASIC,
+        *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 3, 4, 6)),
+        *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8, "std")),
+        *LOSSES,
+    ),
+    "small": (
+        *BASIC,
+        *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 4, 6)),
+        *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
+    ),
+    "losses": (*BASIC, *(f"{base}:temperature=std" for base in BASES), *LOSSES),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -49,28 +61,24 @@ def get_config(argument: str = "") -> ConfigDict:
     for training in (config.teacher, config.student):
         training.schedule.name = "cosine"
         training.duration = "30 epochs"
-    if regime == "small":
-        return _small(config)
-    for training in (config.teacher, config.student):
-        training.batch_size = 128
-        training.schedule.learning_rate = 0.1
-        training.schedule.warmup = "2 epochs"
+    if student == "resnet8":
+        config.arms = ARMS.get(regime, BASIC)
+    if regime in ("small", "losses", "ample"):
+        config.data.image_size = 16
+    else:
+        for training in (config.teacher, config.student):
+            training.batch_size = 128
+            training.schedule.learning_rate = 0.1
+            training.schedule.warmup = "2 epochs"
     if regime == "short":
         _without_augmentation(config, 10_000)
-        if student == "resnet8":
-            config.arms = ARMS
+    elif regime in ("small", "losses"):
+        _without_augmentation(config, 5000)
+        config.student.duration = "20 epochs"
     else:
         config.data.validation_examples = 5000
         for training in (config.teacher, config.student):
-            training.duration = "20 epochs"
-    return config
-
-
-def _small(config: ConfigDict) -> ConfigDict:
-    config.data.image_size = 16
-    _without_augmentation(config, 5000)
-    config.arms = CLAIMS
-    config.student.duration = "20 epochs"
+            training.duration = "20 epochs" if regime == "augmented" else "8 epochs"
     return config
 
 
