@@ -260,6 +260,11 @@ def options(tmp_path, monkeypatch):
             "stopped and saved: teacher at step 3 of 9; go on",
         ),
         (KeyboardInterrupt(), 130, "interrupted; go on with: "),
+        (
+            KeyboardInterrupt("and saved: ce/0 at step 3 of 9"),
+            130,
+            "interrupted and saved: ce/0 at step 3 of 9; go on with: ",
+        ),
         (Diverged("teacher: loss nan"), 1, "error: teacher: loss nan"),
     ],
     ids=repr,
@@ -318,13 +323,10 @@ def test_a_fault_of_the_program_keeps_its_traceback(options):
     ]
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """(folder, what was said) of a run without --workdir that SIGTERM stopped."""
-    here = tmp_path_factory.mktemp("here")
-    arguments = [sys.executable, str(ROOT / "run.py"), DIGITS, *SHORT]
+def _stopped(here, number):
+    """Returns (status, what was said) of a run without --workdir that was sent a signal."""
     process = subprocess.Popen(
-        arguments,
+        [sys.executable, str(ROOT / "run.py"), DIGITS, *SHORT],
         cwd=here,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
@@ -333,10 +335,27 @@ def stopped(tmp_path_factory):
     )
     while process.poll() is None and not list(here.glob("runs/*/metrics.jsonl")):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, said = process.communicate(timeout=300)
-    assert process.returncode == 143 and out == "", said
+    assert out == "", said
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """(folder, what was said) of a run that SIGTERM stopped."""
+    here = tmp_path_factory.mktemp("here")
+    status, said = _stopped(here, signal.SIGTERM)
+    assert status == 143, said
     return here, said
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_first(tmp_path):
+    status, said = _stopped(tmp_path, signal.SIGINT)
+    assert status == 130, said
+    assert re.search(r"^interrupted and saved: \S+ at step \d+ of [23]0; go on with: ", said, re.M)
+    assert list(tmp_path.glob("runs/*/teacher/[0-9]*"))
 
 
 @pytest.mark.slow

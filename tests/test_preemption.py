@@ -1,4 +1,4 @@
-"""SIGTERM where nothing asks for it, and twice; `test_group` has it while a group trains."""
+"""SIGTERM and SIGINT where nothing asks for them, and twice; `test_group` has it in training."""
 
 import os
 import signal
@@ -11,34 +11,61 @@ import small
 
 from mixkd_jax.training.preemption import Stopped, StopRequest
 
-
-def test_sigterm_ends_also_what_never_asks():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
-    try:
-        stop = StopRequest(patience=0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop(1)
-        time.sleep(0.3)  # who has asked may take its time
-        signal.signal(signal.SIGTERM, before[0])
-
-        StopRequest(patience=0.1)
-        with pytest.raises(Stopped, match="done again"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(30)
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGALRM, before[1])
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
-def test_a_second_sigterm_ends_the_process_at_once():
+@pytest.fixture(autouse=True)
+def handlers():
+    """Puts the handlers back that a request replaces."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@BOTH
+def test_who_asks_is_told_and_may_take_its_time(number):
+    stop = StopRequest(patience=0.1)
+    assert not stop(1)
+    os.kill(os.getpid(), number)
+    assert stop(2)
+    assert stop.interrupted == (number == signal.SIGINT)
+    time.sleep(0.3)
+
+
+@BOTH
+def test_a_signal_ends_also_what_never_asks(number):
+    StopRequest(patience=0.1)
+    with pytest.raises(Stopped, match="done again"):
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ("SIGTERM", "SIGTERM", -signal.SIGTERM),
+        ("SIGINT", "SIGTERM", -signal.SIGTERM),
+        ("SIGINT", "SIGINT", 130),
+        ("SIGTERM", "SIGINT", 130),
+    ],
+)
+def test_a_second_signal_ends_the_process_at_once(first, second, status):
     program = (
-        "import os, signal, time\n"
+        "import os, signal, sys, time\n"
         "from mixkd_jax.training.preemption import StopRequest\n"
         "stop = StopRequest()\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"os.kill(os.getpid(), signal.{first})\n"
         "assert stop(1)\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "time.sleep(30)\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), signal.{second})\n"
+        "    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=small.ROOT, timeout=25)
-    assert done.returncode == -signal.SIGTERM
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=small.ROOT, timeout=25, capture_output=True, text=True
+    )
+    assert done.returncode == status
+    assert ("Ctrl-C again leaves at once" in done.stderr) == (first == "SIGINT")

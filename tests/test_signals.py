@@ -37,7 +37,7 @@ except (KeyboardInterrupt, Stopped, SystemExit) as error:
     ("number", "running", "raised"),
     [
         (signal.SIGINT, False, "KeyboardInterrupt"),
-        (signal.SIGINT, True, "KeyboardInterrupt"),
+        (signal.SIGINT, True, "Stopped"),
         (signal.SIGTERM, False, "SystemExit"),
         (signal.SIGTERM, True, "Stopped"),
     ],

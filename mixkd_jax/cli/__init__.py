@@ -80,18 +80,24 @@ def _run(
         from mixkd_jax import experiment
         from mixkd_jax.cli import cache
         from mixkd_jax.report import results
-        from mixkd_jax.training.preemption import StopRequest
+        from mixkd_jax.training.preemption import Stopped, StopRequest
     kept = cache.keep(str(values.compilation_cache))
     for note in filter(None, [*notes, kept]):
         progress.say(note)
     with workdir.made(options.workdir) as folder:
         options.workdir = folder  # so that messages can name it
-        found = experiment.run(
-            values.to_dict(),
-            folder,
-            mode=options.mode,
-            stop=StopRequest(),
-            progress=progress,
-            command=start.command(sys.argv[1:]),
-        )
+        stop = StopRequest()
+        try:
+            found = experiment.run(
+                values.to_dict(),
+                folder,
+                mode=options.mode,
+                stop=stop,
+                progress=progress,
+                command=start.command(sys.argv[1:]),
+            )
+        except Stopped as error:
+            if stop.interrupted:
+                raise KeyboardInterrupt(f"and saved: {error}") from None
+            raise
     return results.table(found), f"{folder}/report.html"

@@ -44,8 +44,9 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
     """
     try:
         yield
-    except KeyboardInterrupt:
-        _end(options, f"interrupted; {_next(options, overrides)}", status=130, kind="")
+    except KeyboardInterrupt as error:
+        told = " ".join(["interrupted", *error.args])
+        _end(options, f"{told}; {_next(options, overrides)}", status=130, kind="")
     except Exception as error:
         if _is(error, "mixkd_jax.training.preemption.Stopped"):  # all processes of a run together
             fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")

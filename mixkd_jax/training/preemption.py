@@ -1,7 +1,8 @@
-"""Stopping on request: a machine that is taken away says so with SIGTERM."""
+"""Stopping on request: by SIGTERM, as a machine that is taken away says so, or by Ctrl-C."""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -14,28 +15,38 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM, so that the loop can save before it stops.
+    """Notes SIGTERM or SIGINT, so that the loop can save before it stops.
 
     Where nothing asks for `patience` seconds, as while a large model is analysed, `Stopped` is
-    raised: the run then goes on from its last checkpoint. A second SIGTERM ends the process.
+    raised: the run then goes on from its last checkpoint. A second signal ends the process.
 
-    On many hosts JAX's own preemption service notes it, and all processes agree on a step.
+    On many hosts JAX's own preemption service notes SIGTERM, and all processes agree on a step;
+    SIGINT ends the process that it is sent to.
+
+    Attributes:
+      interrupted: whether it was SIGINT.
     """
 
     def __init__(self, patience: float = 20.0) -> None:
         """Begins to listen; from the main thread only."""
+        self.interrupted = False
         self._received = False
         self._asked = 0
         self._patience = patience
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._receive)
+            signal.signal(signal.SIGINT, self._receive)
             signal.signal(signal.SIGALRM, self._leave)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self._received = True
+        self.interrupted = number == signal.SIGINT
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, self._patience)
+        if self.interrupted:  # print() may be in the middle of something
+            os.write(2, b"\nstopping; Ctrl-C again leaves at once\n")
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         del number, frame
