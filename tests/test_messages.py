@@ -1,5 +1,7 @@
 """How a command ends by what isn't the user's mistake: a full disk, a lost process."""
 
+import os
+import resource
 import subprocess
 import sys
 
@@ -57,3 +59,29 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     for distributed in (False, True):
         said = _ended("TypeError('a fault')", distributed)
         assert said.count("Traceback") and "a fault" in said
+
+
+@pytest.mark.slow
+def test_checkpoints_that_find_no_room_end_a_run_in_one_line(tmp_path):
+    """A limit of the size of files stands for a full disk, which needs a mount."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "run.py",
+            "--config=configs/digits.py",
+            "--config.teacher.duration=60 steps",
+            "--config.log.every=10 steps",
+            "--config.checkpoint.every=10 steps",
+            "--config.compilation_cache=",
+            f"--workdir={tmp_path / 'run'}",
+        ],
+        cwd=small.ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},  # one device
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Event loop" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: --workdir: {tmp_path / 'run'}: File too large; go on with: ")

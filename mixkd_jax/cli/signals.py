@@ -17,7 +17,8 @@ def listen(*, alone: bool = True) -> None:
     """Makes SIGTERM end the process as Ctrl-C does, until there is a run that can save.
 
     What a signal raises may come up within a callback, such as JAX's of the garbage collector,
-    where Python drops it and goes on: it is then raised again.
+    where Python drops it and goes on: it is then raised again. Other errors that are dropped are
+    printed, but for those of a save that has failed, whose waiting writes find its loop closed.
 
     Args:
       alone: whether this is no process of many, whose SIGTERM is JAX's.
@@ -35,5 +36,5 @@ def _raise_again(dropped: UnraisableHookArgs) -> None:
         threading.Timer(_AGAIN, signal.pthread_kill, (main, number)).start()
     elif kind == "Stopped":  # of preemption.StopRequest, whose alarm it is
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
-    else:
+    elif str(dropped.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(dropped)
