@@ -68,10 +68,10 @@ def test_metrics_are_those_of_numpy_on_the_whole_split(split, variables, found):
 
 
 def test_nonlinearity_is_that_of_numpy_on_one_pair_an_example(split, variables, found):
-    partner_key, lam_key = jax.random.split(KEY)
-    partners = np.asarray(jax.random.permutation(partner_key, TOTAL))
+    order_key, lam_key = jax.random.split(KEY)
+    order = np.asarray(jax.random.permutation(order_key, TOTAL))
     lam = np.asarray(jax.random.uniform(lam_key, (TOTAL,)), np.float64)
-    images = split.images.astype(np.float64)
+    images, partners = split.images[order].astype(np.float64), np.roll(np.arange(TOTAL), -1)
     weight = lam[:, None, None, None]
     _, mixed = _probs(variables, weight * images + (1 - weight) * images[partners])
     _, probs = _probs(variables, images)

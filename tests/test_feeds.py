@@ -1,3 +1,4 @@
+import collections
 import json
 import shutil
 
@@ -215,6 +216,22 @@ def test_an_evaluation_is_the_same_streamed_and_on_the_device(root, mesh, split)
         for images in (_streamed(root, mesh), OnDevice.put(split, mesh))
     )
     assert found == want and sum(found.bins["count"]) == 64
+
+
+def test_an_evaluation_decodes_every_image_once(root, mesh, monkeypatch):
+    network, seen = small.linear(), collections.Counter()
+    view = Stream.view
+
+    def counted(stream, index):
+        seen[index] += 1
+        return view(stream, index)
+
+    monkeypatch.setattr(Stream, "view", counted)
+    images = _streamed(root, mesh)
+    predict = create_predict(network, mesh=mesh, batch_size=24)
+    variables = small.teacher(mesh, network, SHAPE).variables
+    evaluate(predict, variables, images, num_bins=15, key=jax.random.key(2))
+    assert seen == collections.Counter(range(len(images)))
 
 
 def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, known, tmp_path, capfd):

@@ -54,29 +54,53 @@ def evaluate(
         images for which both predict the same class.
       held_out: images that weren't learned from, to fit a temperature on.
     """
-    every = np.arange(len(images), dtype=np.int32)
-    partner_key, lam_key = jax.random.split(key)
-    partners = np.asarray(jax.random.permutation(partner_key, len(every))).astype(np.int32)
-    lam = np.asarray(jax.random.uniform(lam_key, every.shape))
-    own = predict(variables, images, every, every, np.ones_like(lam)).logits
-    between = predict(variables, images, every, partners, lam).logits
-    metrics, bins = score(own, images.labels(every), num_bins=num_bins)
-    metrics["nonlinearity"] = float(_nonlinearity(own, partners, between, lam))
+    order, partners, lam = _circle(key, len(images))
+    own, between = _predict_with_partners(predict, variables, images, order, partners, lam)
+    labels = images.labels(np.arange(len(images)))
+    metrics, bins = score(own, labels, num_bins=num_bins)
+    metrics["nonlinearity"] = float(_nonlinearity(own, order, partners, between, lam))
     if teacher_logits is not None:
         metrics["agreement"] = float(np.mean(own.argmax(-1) == teacher_logits.argmax(-1)))
     calibrated = None
     if held_out is not None:
-        labels = held_out.labels(np.arange(len(held_out)))
-        temperature = _fit_temperature(predict_all(predict, variables, held_out), labels)
-        scaled, _ = score(own / temperature, images.labels(every), num_bins=num_bins)
+        known = held_out.labels(np.arange(len(held_out)))
+        temperature = _fit_temperature(predict_all(predict, variables, held_out), known)
+        scaled, _ = score(own / temperature, labels, num_bins=num_bins)
         calibrated = {"temperature": float(temperature), **scaled}
     return Evaluation(metrics, bins, calibrated)
+
+
+def _circle(key: jax.Array, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns all indices in a random order i32[N], the one after each, and λ ~ U(0, 1) f32[N]."""
+    order_key, lam_key = jax.random.split(key)
+    order = np.asarray(jax.random.permutation(order_key, count)).astype(np.int32)
+    return order, np.roll(order, -1), np.asarray(jax.random.uniform(lam_key, (count,)))
+
+
+def _predict_with_partners(
+    predict: Predict,
+    variables: Variables,
+    images: Images,
+    order: np.ndarray,
+    partners: np.ndarray,
+    lam: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits of all images f32[N, C], as they are stored, and of mixtures, in `order`.
+
+    Both in one go, image by image, so that a stream decodes each image once.
+    """
+    i, j = np.repeat(order, 2), np.stack([order, partners], 1).ravel()
+    weight = np.stack([np.ones_like(lam), lam], 1).ravel()
+    logits = predict(variables, images, i, j, weight).logits
+    own = np.empty_like(logits[::2])
+    own[order] = logits[::2]
+    return own, logits[1::2]
 
 
 _fit_temperature = jax.jit(calibration.fit_temperature)
 
 
 @jax.jit
-def _nonlinearity(own, partners, between, lam):
-    probs = jax.nn.softmax(own)
-    return jnp.mean(vicinal.nonlinearity(probs, probs[partners], jax.nn.softmax(between), lam))
+def _nonlinearity(own, order, partners, between, lam):
+    p_i, p_j = jax.nn.softmax(own[order]), jax.nn.softmax(own[partners])
+    return jnp.mean(vicinal.nonlinearity(p_i, p_j, jax.nn.softmax(between), lam))

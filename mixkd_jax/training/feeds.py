@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from mixkd_jax.data import Split, device
 from mixkd_jax.data.device import Examples, Feed, Loaded, Shuffled
 from mixkd_jax.data.stream import Batches, Stream
 from mixkd_jax.training import sharding
+
+_KEPT_BYTES = 2**28  # of images decoded for `Streamed.take`
 
 
 class Images(Protocol):
@@ -187,13 +190,22 @@ class Streamed:
         return np.array([self.stream.source[int(i)].label for i in indices], np.int32)
 
     def take(self, indices: np.ndarray) -> jax.Array:
-        """Reads and decodes the images whose place is on this process's devices."""
+        """Reads and decodes the images whose place is on this process's devices.
+
+        Those of the last calls are kept: an image that is measured is mixed with the next ones.
+        """
         split, shape = NamedSharding(self.mesh, P("data")), (len(indices), *self.image_shape)
 
         def part(place: Any) -> np.ndarray:
-            return np.stack(list(self._threads.map(self.stream.view, indices[place[0]].tolist())))
+            each, where = np.unique(indices[place[0]], return_inverse=True)
+            return np.stack(list(self._threads.map(self._view, each.tolist())))[where]
 
         return jax.make_array_from_callback(shape, split, part)
+
+    @functools.cached_property
+    def _view(self) -> Callable[[int], np.ndarray]:
+        kept = _KEPT_BYTES // math.prod(self.image_shape)
+        return functools.lru_cache(maxsize=max(kept, 1))(self.stream.view)
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:
