@@ -45,7 +45,7 @@ def run(
         f32[B, H, W, C] in [0, 255] to logits [B, C]; a pair (function, variables) of a function of
         both, or (`Network`, variables); a `models.host_teacher`; or a list of these, whose
         probabilities are averaged. docs/teachers.md has examples.
-      stop: whether to save and stop after a step; `preemption.StopRequest()` listens to SIGTERM.
+      stop: whether to save and stop after a step; `preemption.StopRequest()` listens to signals.
       progress: what shows how the run goes on; None makes one that writes to standard error.
       command: what the user typed, for the report.
 

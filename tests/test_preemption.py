@@ -11,6 +11,13 @@ import small
 
 from mixkd_jax.training.preemption import Stopped, StopRequest
 
+
+def _run(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=small.ROOT, timeout=25, capture_output=True, text=True
+    )
+
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
@@ -20,6 +27,7 @@ def handlers():
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -32,6 +40,21 @@ def test_who_asks_is_told_and_may_take_its_time(number):
     assert stop(2)
     assert stop.interrupted == (number == signal.SIGINT)
     time.sleep(0.3)
+
+
+@BOTH
+def test_a_signal_ends_also_what_python_waits_for(number):
+    """As XLA does when it compiles, the digest keeps the main thread from its handlers."""
+    program = (
+        "import hashlib, os, threading\n"
+        "from mixkd_jax.training.preemption import StopRequest\n"
+        "stop = StopRequest(patience=0.1, last_words=lambda: 'go on')\n"
+        f"threading.Timer(0.2, os.kill, (os.getpid(), {int(number)})).start()\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    done = _run(program)
+    assert done.returncode == 128 + number
+    assert done.stderr == "\nstopped; go on\n"
 
 
 @BOTH
@@ -64,8 +87,6 @@ def test_a_second_signal_ends_the_process_at_once(first, second, status):
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=small.ROOT, timeout=25, capture_output=True, text=True
-    )
+    done = _run(program)
     assert done.returncode == status
     assert ("Ctrl-C again leaves at once" in done.stderr) == (first == "SIGINT")

@@ -86,7 +86,7 @@ def _run(
         progress.say(note)
     with workdir.made(options.workdir) as folder:
         options.workdir = folder  # so that messages can name it
-        stop = StopRequest()
+        stop = StopRequest(last_words=lambda: messages.next_command(options, overrides))
         try:
             found = experiment.run(
                 values.to_dict(),

@@ -46,19 +46,23 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
         yield
     except KeyboardInterrupt as error:
         told = " ".join(["interrupted", *error.args])
-        _end(options, f"{told}; {_next(options, overrides)}", status=130, kind="")
+        _end(options, f"{told}; {next_command(options, overrides)}", status=130, kind="")
     except Exception as error:
         if _is(error, "mixkd_jax.training.preemption.Stopped"):  # all processes of a run together
-            fail(f"stopped and saved: {error}; {_next(options, overrides)}", status=143, kind="")
+            fail(
+                f"stopped and saved: {error}; {next_command(options, overrides)}",
+                status=143,
+                kind="",
+            )
         if told := _mistake(error, options, overrides):
             _end(options, told)
         if storage := _STORAGE.search(_all_of(error)):
             where = f"--workdir: {options.workdir}" if options.workdir else "--out"
-            told = f"{where}: {storage[0]}; {_next(options, overrides)}"
+            told = f"{where}: {storage[0]}; {next_command(options, overrides)}"
             print(f"error: {told}", file=sys.stderr)
             _leave(1)  # without what threads that were saving would say
         if _is_run(options.workdir):
-            error.add_note(_next(options, overrides))
+            error.add_note(next_command(options, overrides))
         if options.distributed:
             traceback.print_exception(error)
             _leave(1)
@@ -74,7 +78,9 @@ def _mistake(error: Exception, options: argparse.Namespace, overrides: Sequence[
     if options.distributed and isinstance(error, RuntimeError | ValueError):
         lost = _LOST.search(_all_of(error))
         if lost:
-            return f"lost another process of this run ({lost[0]}); {_next(options, overrides)}"
+            return (
+                f"lost another process of this run ({lost[0]}); {next_command(options, overrides)}"
+            )
     return ""
 
 
@@ -126,11 +132,11 @@ def left(options: argparse.Namespace, overrides: Sequence[str]) -> str:
     if not missing:
         return ""
     trained = argparse.Namespace(**{**vars(options), "mode": "train"})
-    return f"\nnot trained yet: {'; '.join(missing)}; {_next(trained, overrides)}"
+    return f"\nnot trained yet: {'; '.join(missing)}; {next_command(trained, overrides)}"
 
 
-def _next(options: argparse.Namespace, overrides: Sequence[str]) -> str:
-    """Returns the command that goes on."""
+def next_command(options: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """Returns the words that name the command which goes on."""
     if not _is_run(options.workdir):
         return "nothing was written yet"
     flags = [f"--workdir={options.workdir}"]
