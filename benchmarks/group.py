@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import functools
 import json
 import platform
 import tempfile
@@ -33,16 +32,10 @@ import step as benchmark
 import tabulate
 from etils import epath
 
-from mixkd_jax import config, cpu
-from mixkd_jax.config import arms
-from mixkd_jax.data import Split
+from mixkd_jax import cpu
 from mixkd_jax.folder import Folder
 from mixkd_jax.models.network import Teacher
-from mixkd_jax.run.images import RunImages
-from mixkd_jax.run.plan import Plan
-from mixkd_jax.training import group, member, sharding
-from mixkd_jax.training.feeds import OnDevice
-from mixkd_jax.training.fit import Fit
+from mixkd_jax.training import group, member
 from mixkd_jax.training.group import Session
 from mixkd_jax.training.member import Member
 from mixkd_jax.training.metrics import MetricsLog
@@ -58,7 +51,8 @@ def main() -> None:
     options = parse()
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory())
-        teacher, fits = setting(options, Folder(epath.Path(root)))
+        texts = [f"mixkd:temperature={1 + k}" for k in range(max(COUNTS))]
+        teacher, fits = benchmark.setting(options, texts, Folder(epath.Path(root)))
         session = Session(
             Programs(),
             MetricsLog(Folder(epath.Path(root)), enabled=False),
@@ -88,35 +82,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-examples", type=int, default=5_000, help="on the device")
     parser.add_argument("--repeats", type=int, default=9, help="rounds that are timed")
     return parser.parse_args()
-
-
-def setting(options: argparse.Namespace, folder: Folder) -> tuple[Teacher, list[Fit]]:
-    """Returns a teacher at random, and the fits of arms that differ in their temperature."""
-    values: Any = config.get_defaults()
-    values.arms = tuple(f"mixkd:temperature={1 + k}" for k in range(max(COUNTS)))
-    values.data.mean, values.data.std = (0.5,), (0.25,)
-    values.data.crop_padding, values.data.flip = 4, True
-    for training, model in ((values.teacher, options.teacher), (values.student, options.student)):
-        training.model, training.dtype = model, options.dtype
-        training.batch_size = options.batch_size
-    settings = config.parse(values)
-    mesh = sharding.data_mesh(jax.devices()[:1])
-    rng = np.random.default_rng(0)
-    shape = (options.num_examples, options.image_size, options.image_size, 3)
-    split = Split(
-        rng.integers(0, 256, shape, np.uint8),
-        rng.integers(0, options.num_classes, options.num_examples, np.int32),
-    )
-    images = OnDevice.put(split, mesh)
-    names = tuple(map(str, range(options.num_classes)))
-    size = images.image_shape[:2]
-    of_run = RunImages("random", names, images, images, None, images, size)
-    plan = Plan(settings, {}, folder, of_run, mesh)
-    network = plan.teacher().recipe.network
-    init = functools.partial(network.init, image_shape=images.image_shape)
-    teacher = Teacher(network, jax.jit(init)(jax.random.key(0)))
-    student = plan.student()
-    return teacher, [plan.of_arm(student, arm, 0, 1.0) for arm in arms.resolve(settings)]
 
 
 def batch_of(one: Member, session: Session) -> tuple[Any, Any]:

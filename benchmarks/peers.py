@@ -69,7 +69,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     twins = [_twin(name, options) for name in _names(options)]
-    teacher, fit = benchmark.setting(options)
+    teacher, (fit,) = benchmark.setting(options)
     teacher, start = _as_twins(twins, teacher, fit)
     losses = compare(teacher, fit, start, twins, device, options)
     print(_told(losses), flush=True)

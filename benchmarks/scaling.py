@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, count: int) -> dict[str, Any]:
     batch_size = options.per_device * count
     shape = (options.image_size, options.image_size, 3)
     options = argparse.Namespace(**{**vars(options), "batch_size": batch_size})
-    network, fit = benchmark.planned(options, Shapes(batch_size, shape), mesh)
+    network, (fit,) = benchmark.planned(options, Shapes(batch_size, shape), mesh)
     query, update = programs(network, fit, options)
     asked, updated = collectives(query), collectives(update)
     student: Any = fit.recipe.network

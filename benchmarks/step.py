@@ -25,7 +25,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ def main() -> None:
     """Times both, prints the table, and writes JSON if asked to."""
     cpu.tune()
     options = parse()
-    teacher, fit = setting(options)
+    teacher, (fit,) = setting(options)
     step = whole(teacher, fit)
     bare, xla_flops = networks(teacher, fit)
     student, shape = fit.recipe.network, fit.images.image_shape
@@ -98,22 +98,33 @@ def pair_parser(about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def setting(options: argparse.Namespace) -> tuple[Teacher, Fit]:
-    """Returns a teacher at random and the arm mixkd, trained as configs/cifar.py has it."""
+def setting(
+    options: argparse.Namespace,
+    texts: Sequence[str] = ("mixkd",),
+    folder: Folder | None = None,
+) -> tuple[Teacher, list[Fit]]:
+    """Returns a teacher at random and the fits of arms, trained as configs/cifar.py has it."""
     mesh = sharding.data_mesh(jax.devices()[:1])
     rng = np.random.default_rng(0)
     shape = (options.num_examples, options.image_size, options.image_size, 3)
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, options.num_classes, options.num_examples, dtype=np.int32)
     images = OnDevice.put(Split(pixels, labels), mesh)
-    network, fit = planned(options, images, mesh)
+    network, fits = planned(options, images, mesh, texts, folder)
     variables = jax.jit(functools.partial(network.init, image_shape=images.image_shape))
-    return Teacher(network, variables(jax.random.key(0))), fit
+    return Teacher(network, variables(jax.random.key(0))), fits
 
 
-def planned(options: argparse.Namespace, images: Any, mesh: Mesh) -> tuple[Network, Fit]:
-    """Returns the teacher's network and the fit of the arm mixkd, for these images and devices."""
+def planned(
+    options: argparse.Namespace,
+    images: Any,
+    mesh: Mesh,
+    texts: Sequence[str] = ("mixkd",),
+    folder: Folder | None = None,
+) -> tuple[Network, list[Fit]]:
+    """Returns the teacher's network and the fits of arms, for these images and devices."""
     values: Any = config.get_defaults()
+    values.arms = tuple(texts)
     values.data.mean, values.data.std = (0.5,), (0.25,)
     values.data.crop_padding, values.data.flip = 4, True
     for training, model in ((values.teacher, options.teacher), (values.student, options.student)):
@@ -123,9 +134,9 @@ def planned(options: argparse.Namespace, images: Any, mesh: Mesh) -> tuple[Netwo
     settings = config.parse(values)
     names = tuple(map(str, range(options.num_classes)))
     of_run = RunImages("random", names, images, images, None, images, images.image_shape[:2])
-    plan = Plan(settings, {}, Folder.at("unused"), of_run, mesh)
-    fit = plan.of_arm(plan.student(), arms.parse("mixkd", settings), 0, 1.0)
-    return plan.teacher().recipe.network, fit
+    plan = Plan(settings, {}, folder or Folder.at("unused"), of_run, mesh)
+    fits = [plan.of_arm(plan.student(), arm, 0, 1.0) for arm in arms.resolve(settings)]
+    return plan.teacher().recipe.network, fits
 
 
 def whole(teacher: Teacher, fit: Fit) -> Callable[[], None]:

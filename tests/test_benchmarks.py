@@ -67,7 +67,9 @@ def test_devices_tell_each_other_gradients_and_statistics_and_nothing_else():
     options = {"teacher": "resnet8", "student": "resnet8", "image_size": 8, "num_classes": 10}
     options |= {"per_device": 2, "batch_size": 16, "dtype": "float32"}
     mesh = scaling.sharding.data_mesh(jax.devices()[:8])
-    network, fit = step.planned(argparse.Namespace(**options), scaling.Shapes(16, (8, 8, 3)), mesh)
+    network, (fit,) = step.planned(
+        argparse.Namespace(**options), scaling.Shapes(16, (8, 8, 3)), mesh
+    )
     query, update = scaling.programs(network, fit, argparse.Namespace(**options))
     assert scaling.collectives(query) == []
     found = scaling.collectives(update)
