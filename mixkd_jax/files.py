@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
+
+
+class DamagedError(ValueError):
+    """A file that doesn't hold what this program wrote into it."""
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
@@ -49,6 +56,44 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes strict JSON (no NaN), as `write_text` does."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def load_json(path: str | os.PathLike[str], is_whole: Callable[[Any], bool]) -> Any | None:
+    """Returns what a JSON file holds; None if it isn't there.
+
+    Args:
+      path: of the file.
+      is_whole: whether what was read is what the file should hold.
+
+    Raises:
+      DamagedError: if it isn't, or is no JSON; the message names the file.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:  # torn, or no text
+        found = None
+    if is_whole(found):
+        return found
+    raise DamagedError(f"{path} is damaged")
+
+
+def load_json_if_whole(
+    path: str | os.PathLike[str], is_whole: Callable[[Any], bool], instead: str
+) -> Any | None:
+    """Returns the same, or None of a damaged file; what is done `instead` is then told once."""
+    try:
+        return load_json(path, is_whole)
+    except DamagedError as error:
+        _tell(f"{error}; {instead}")
+        return None
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:

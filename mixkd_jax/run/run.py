@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ from mixkd_jax.training.clock import Clock, RunClock
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.forecast import Work
 from mixkd_jax.training.group import Session
-from mixkd_jax.training.member import Member
+from mixkd_jax.training.member import Member, read_best
 from mixkd_jax.training.metrics import MetricsLog
 from mixkd_jax.training.preemption import Stopped
 from mixkd_jax.training.programs import Programs
@@ -231,8 +230,8 @@ class Run:
 
     def _evaluate_best(self, fit: Fit, step: int, variables: Variables, clock: Clock) -> None:
         """Evaluates a student as it was where it did best on the validation images."""
-        chosen = json.loads(fit.folder.best.validation.read_text())
-        about = {**self._about(fit), "chosen_by": chosen["chosen_by"]}
+        chosen = read_best(fit.folder.best) or {}
+        about = {**self._about(fit), "chosen_by": chosen.get("chosen_by", fit.best)}
         own = dataclasses.replace(fit, folder=fit.folder.best)
         with self._progress.during(f"evaluating the best {fit.name}"):
             self._measures.write_evaluation(own, step, variables, clock, about)

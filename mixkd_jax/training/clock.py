@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
 
-from mixkd_jax.files import write_json
+from mixkd_jax.files import load_json_if_whole, write_json
 
 
 class Clock:
@@ -22,8 +23,7 @@ class Clock:
         """Goes on from `file` if an earlier session saved it."""
         self._file = file
         self.seconds: dict[str, float] = dict.fromkeys(self.KINDS, 0.0)
-        if file.exists():
-            self.seconds |= json.loads(file.read_text())
+        self.seconds |= _read(file, self.seconds)
 
     @contextlib.contextmanager
     def measure(self, kind: str) -> Iterator[None]:
@@ -56,8 +56,7 @@ class RunClock:
         self._file = file
         self._started = started
         self._before = {"wall": 0.0, "cpu": 0.0, "sessions": 0}
-        if file.exists():
-            self._before |= json.loads(file.read_text())
+        self._before |= _read(file, self._before)
 
     def save(self) -> None:
         """Writes the file with what this session took so far; process 0 alone does."""
@@ -68,3 +67,16 @@ class RunClock:
                 "cpu": before["cpu"] + time.process_time() - cpu,
             }
             write_json(self._file, {**seconds, "sessions": before["sessions"] + 1})
+
+
+def _read(file: epath.Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Returns amounts with names that `like` has, or nothing where the file has others."""
+
+    def is_whole(found: Any) -> bool:
+        return (
+            isinstance(found, dict)
+            and found.keys() <= like.keys()
+            and all(type(x) in (int, float) and 0 <= x < math.inf for x in found.values())
+        )
+
+    return load_json_if_whole(file, is_whole, "time is counted from now on") or {}

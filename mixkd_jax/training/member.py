@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixkd_jax.files import write_json
+from mixkd_jax.files import DamagedError, load_json, write_json
+from mixkd_jax.folder import ModelFolder
 from mixkd_jax.training import sharding
-from mixkd_jax.training.checkpoint import Checkpoints
+from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
 from mixkd_jax.training.clock import Clock
 from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.metrics import ModelLog
@@ -117,7 +117,7 @@ class Member:
     def _keep_best(self, measured: dict[str, float]) -> None:
         """Saves the state if no earlier one did as well on the validation images."""
         fit, folder = self.fit, self.fit.folder.best
-        known = json.loads(folder.validation.read_text()) if folder.validation.exists() else None
+        known = read_best(folder)
         sign = 1 if fit.best == "accuracy" else -1
         better = known is None or sign * (measured[fit.best] - known["metrics"][fit.best]) > 0
         if not sharding.agreed(better):
@@ -130,6 +130,24 @@ class Member:
                 content = {"step": self.step, "chosen_by": fit.best, "metrics": measured}
                 write_json(folder.validation, content)
             sharding.barrier("best")
+
+
+def read_best(folder: ModelFolder) -> dict[str, Any] | None:
+    """Returns {"step", "chosen_by", "metrics"} of the state that a `best` folder keeps, if any.
+
+    Raises:
+      CheckpointError: if the file is damaged: what is kept can't be compared without it.
+    """
+
+    def is_whole(found: Any) -> bool:
+        return isinstance(found, dict) and {"step", "chosen_by", "metrics"} <= found.keys()
+
+    try:
+        return load_json(folder.validation, is_whole)
+    except DamagedError as error:
+        raise CheckpointError(
+            f"{error}; move {folder.path} away, and the best is chosen among states to come"
+        ) from None
 
 
 ADVICE = (

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from mixkd_jax.files import append_text, in_bucket, write_bytes, write_json, write_text
+from mixkd_jax.files import (
+    append_text,
+    in_bucket,
+    load_json_if_whole,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from mixkd_jax.folder import Folder
 
 if TYPE_CHECKING:
@@ -86,7 +93,8 @@ class ModelLog:
         file = self._folder.skipped
         if not self._enabled or not names:
             return
-        known = set(json.loads(file.read_text())) if file.exists() else set()
+        read = load_json_if_whole(file, _are_names, "names are gathered from now on")
+        known = set(read or ())
         if not names <= known:
             write_json(file, sorted(names | known))
 
@@ -103,6 +111,10 @@ class ModelLog:
         writer.flush()
         for file in epath.Path(self._copied_from.name).iterdir():
             write_bytes(self._folder.tensorboard / self._model / file.name, file.read_bytes())
+
+
+def _are_names(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(name, str) for name in found)
 
 
 def _is_later(line: str, model: str, step: int) -> bool:

@@ -1,0 +1,66 @@
+"""Small files of a run that were emptied, torn or overwritten."""
+
+import time
+
+import pytest
+from etils import epath
+
+from mixkd_jax.folder import Folder, ModelFolder
+from mixkd_jax.training.checkpoint import CheckpointError
+from mixkd_jax.training.clock import Clock, RunClock
+from mixkd_jax.training.member import read_best
+from mixkd_jax.training.metrics import MetricsLog
+
+DAMAGED = (b"", b"{", b"null", b"3", b"[[1]]", b'"a', b"\xff\xfe", b'{"else": 1}')
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*DAMAGED, b'{"train": NaN}', b'{"train": -1}', b'{"train": "1"}', b'{"train": true}'],
+)
+def test_time_is_counted_anew(content, folder, capsys):
+    file = folder.time
+    file.write_bytes(content)
+    clock = Clock(file)
+    assert clock.seconds == dict.fromkeys(Clock.KINDS, 0.0)
+    Clock(file)
+    assert capsys.readouterr().err == f"{file} is damaged; time is counted from now on\n"
+    clock.add("train", 2.0)
+    clock.save()
+    assert Clock(file).seconds["train"] == 2.0
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, b'{"wall": Infinity}', b'{"sessions": null}'])
+def test_the_run_s_time_is_counted_anew(content, folder, capsys):
+    folder.time.write_bytes(content)
+    RunClock(folder.time, (time.perf_counter(), time.process_time())).save()
+    assert "is damaged" in capsys.readouterr().err
+    RunClock(folder.time, (time.perf_counter(), time.process_time())).save()
+    assert '"sessions": 2' in folder.time.read_text()
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_names_of_broken_images_are_gathered_anew(content, folder, capsys):
+    folder.skipped.write_bytes(content)
+    log = MetricsLog(folder).start("teacher", 0)
+    log.write_skipped({"b", "a"})
+    log.close()
+    assert folder.skipped.read_text() == '[\n  "a",\n  "b"\n]\n'
+    assert f"{folder.skipped} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_what_the_best_state_was_chosen_by_is_named(content, tmp_path):
+    best = ModelFolder(epath.Path(tmp_path) / "teacher").best
+    assert read_best(best) is None
+    best.path.mkdir(parents=True)
+    best.validation.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_best(best)
+    assert str(best.validation) in str(caught.value) and f"move {best.path}" in str(caught.value)
