@@ -78,7 +78,8 @@ class Data:
     )
     resize: int = fields.integer(
         0,
-        "training: pixels to resize to before a random crop of `image_size`; 0: no crop",
+        "pixels to resize to before a crop of `image_size`: in training a random one, of a stream also "
+        "when it measures, in the middle; 0: no crop",
         0,
         _LARGEST_SIDE,
     )
