@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 import small
@@ -113,3 +115,19 @@ def test_nothing_runs_what_a_file_says():
             assert called not in ("eval", "exec", "compile", "__import__", "np.load"), file
             if called.startswith("runpy."):
                 assert file == PACKAGE / "cli" / "load.py"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_tests(tmp_path):
+    """With the options of this project; without a limit xdist would wait for ever."""
+    (tmp_path / "test_dies.py").write_text("import os\ndef test_dies(): os._exit(1)\n")
+    (tmp_path / "test_lives.py").write_text("def test_lives(): pass\n")
+    command = [sys.executable, "-m", "pytest", f"--config-file={small.ROOT / 'pyproject.toml'}"]
+    done = subprocess.run(
+        [*command, f"--rootdir={tmp_path}", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "crashed while running" in done.stdout, done.stdout
