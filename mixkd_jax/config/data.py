@@ -78,8 +78,8 @@ class Data:
     )
     resize: int = fields.integer(
         0,
-        "pixels to resize to before a crop of `image_size`: in training a random one, of a stream also "
-        "when it measures, in the middle; 0: no crop",
+        "pixels to resize to before a crop of `image_size`: in training a random one, of a stream "
+        "also when it measures, in the middle; 0: no crop",
         0,
         _LARGEST_SIDE,
     )
