@@ -58,7 +58,8 @@ def _disturb(workdir, number, seconds):
         if resumed is None and _size(log) > before:
             resumed = time.monotonic() - began
     if process.poll() is not None:
-        assert process.returncode == 0, process.communicate()[1]
+        _, said = process.communicate()
+        assert process.returncode == 0, said
         return resumed, None
     process.send_signal(number)
     sent = time.monotonic()
