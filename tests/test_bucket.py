@@ -8,8 +8,6 @@ import pathlib
 import pytest
 import small
 from etils import epath
-from gcp_storage_emulator import server
-from gcp_storage_emulator.handlers import objects
 
 from mixkd_jax import experiment, files
 from mixkd_jax.config import ConfigError
@@ -17,6 +15,10 @@ from mixkd_jax.folder import Folder
 from mixkd_jax.report import compare
 from mixkd_jax.run import workdir
 from mixkd_jax.training.preemption import Stopped
+
+pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator, of the extra dev")
+from gcp_storage_emulator import server  # noqa: E402
+from gcp_storage_emulator.handlers import objects  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
