@@ -36,13 +36,18 @@ def tune() -> None:
     if os.environ.get(SWITCH) == "0":
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-    if version in _KNOWN and _XLA_FLAG not in flags:
+    if is_needed() and _XLA_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_XLA_FLAG}=".strip()
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def is_needed() -> bool:
+    """Whether jaxlib is of the versions that know XLA's flag and are slow without it."""
+    version = importlib.metadata.version("jaxlib").split(".")[:2]
+    return tuple(map(int, version)) in _KNOWN
 
 
 def is_tuned() -> bool:
