@@ -16,10 +16,11 @@ import os
 import platform
 
 # jaxlib 0.10 and 0.11 hand convolutions to YNNPACK, whose gradients in the weights take up to
-# eleven times as long as those of the path before it (jax-ml/jax#37465). An empty list of what is
-# handed over is that path. XLA aborts at a flag that it doesn't know, as later versions may not.
+# eleven times as long as those of the path before it (jax-ml/jax#37465); with that of 0.12 a
+# bfloat16 network can give NaN. An empty list of what is handed over is the path before. XLA aborts
+# at a flag that it doesn't know, as later versions may not.
 _XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_KNOWN = ((0, 10), (0, 11))
+_KNOWN = ((0, 10), (0, 11), (0, 12))
 SWITCH = "MIXKD_TUNE_CPU"
 NOTE = f"cpu: faster convolutions, and memory is kept; {SWITCH}=0 leaves JAX as it is"
 # Of mallopt(3).
@@ -45,7 +46,7 @@ def tune() -> None:
 
 
 def is_needed() -> bool:
-    """Whether jaxlib is of the versions that know XLA's flag and are slow without it."""
+    """Whether jaxlib is of the versions that know XLA's flag and are slow or wrong without it."""
     version = importlib.metadata.version("jaxlib").split(".")[:2]
     return tuple(map(int, version)) in _KNOWN
 
