@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from mixkd_jax.folder import Folder, ModelFolder
+from mixkd_jax.report import records
 from mixkd_jax.training.checkpoint import CheckpointError
 from mixkd_jax.training.clock import Clock, RunClock
 from mixkd_jax.training.member import read_best
@@ -53,6 +54,13 @@ def test_names_of_broken_images_are_gathered_anew(content, folder, capsys):
     log.close()
     assert folder.skipped.read_text() == '[\n  "a",\n  "b"\n]\n'
     assert f"{folder.skipped} is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_moved_aside_is_in_the_report(folder):
+    folder.config.write_text("{}")
+    (folder.model("teacher").path / "damaged-50-0").mkdir(parents=True)
+    want = "teacher/damaged-50-0: a damaged checkpoint, moved aside."
+    assert want in records.read(folder.root).warnings
 
 
 @pytest.mark.parametrize("content", DAMAGED)

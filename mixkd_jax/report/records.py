@@ -201,10 +201,14 @@ def _names(folder: Folder, warnings: list[str]) -> list[str]:
     """Returns the names of the models whose folders are there and can be written of."""
     known = []
     for name in folder.model_names():
-        if name.isprintable():
-            known.append(name)
-        else:
+        if not name.isprintable():
             warnings.append(f"{ascii(name)}: the name can't be shown; left out.")
+            continue
+        known.append(name)
+        warnings += [
+            f"{name}/{path.name}: a damaged checkpoint, moved aside."
+            for path in sorted(folder.model(name).path.glob("damaged-[0-9]*"))
+        ]
     return known
 
 

@@ -50,7 +50,7 @@ def collect(path: str | os.PathLike[str]) -> dict[str, Any]:
         validation images, with the "steps" of these by rising seed; empty if the run keeps none.
       "behind": {model: step} of the students that are in none of these numbers, because others
         were evaluated at a later step.
-      "warnings": sentences about files that count as missing.
+      "warnings": sentences about files that count as missing, and checkpoints moved aside.
 
     Raises:
       FileNotFoundError: `path` is not a run's folder.
