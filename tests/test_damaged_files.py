@@ -1,13 +1,17 @@
 """Small files of a run that were emptied, torn or overwritten."""
 
+import pathlib
 import time
 
+import jax
 import pytest
+import small
 from etils import epath
 
 from mixkd_jax.folder import Folder, ModelFolder
 from mixkd_jax.report import records
-from mixkd_jax.training.checkpoint import CheckpointError
+from mixkd_jax.training import sharding
+from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
 from mixkd_jax.training.clock import Clock, RunClock
 from mixkd_jax.training.member import read_best
 from mixkd_jax.training.metrics import MetricsLog
@@ -56,11 +60,33 @@ def test_names_of_broken_images_are_gathered_anew(content, folder, capsys):
     assert f"{folder.skipped} is damaged" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_was_moved_aside_is_in_the_report(folder):
+def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(folder, capsys):
     folder.config.write_text("{}")
-    (folder.model("teacher").path / "damaged-50-0").mkdir(parents=True)
-    want = "teacher/damaged-50-0: a damaged checkpoint, moved aside."
-    assert want in records.read(folder.root).warnings
+    own = folder.model("teacher").path
+    fit = small.linear_fit(text="ce", mesh=sharding.data_mesh(jax.devices()[:1]))
+    with Checkpoints(own, keep=2, config={}) as checkpoints:
+        for step in (40, 50):
+            checkpoints.save(small.drawn_state(fit, step))
+    for file in pathlib.Path(own / "50" / "state").rglob("d/*"):
+        file.write_bytes(b"")
+    with Checkpoints(own, keep=2, config={}) as checkpoints:
+        assert int(checkpoints.restore(fit.abstract_state).step) == 40
+    said = capsys.readouterr().err
+    reason = said.removeprefix(f"damaged: {own / 'damaged-50-0'}: ").strip()
+    assert "can't be read" in reason and reason.endswith("; step 40 is taken instead")
+    want = f"teacher/damaged-50-0: a damaged checkpoint, moved aside: {reason}."
+    assert records.read(folder.root).warnings == [want]
+
+
+@pytest.mark.parametrize("words", [b"\xff\xfe", b"a\nb", "\u202e".encode()])
+def test_strange_words_beside_a_damaged_checkpoint_are_left_out(words, folder):
+    folder.config.write_text("{}")
+    aside = folder.model("teacher").path / "damaged-50-0"
+    aside.mkdir(parents=True)
+    aside.with_name("damaged-50-0.txt").write_bytes(words)
+    (found,) = records.read(folder.root).warnings
+    assert found.startswith("teacher/damaged-50-0: a damaged checkpoint, moved aside")
+    assert found.isprintable()
 
 
 @pytest.mark.parametrize("content", DAMAGED)

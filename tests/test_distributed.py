@@ -122,6 +122,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step(together):
     zero, one = (re.findall("^stopped and saved: .*;", said, re.MULTILINE) for said in together[1])
     assert zero == one and len(zero) == 1
     assert re.search(r" at step \d+ of 1\d;$", zero[0])
+    assert not any("was ended from outside" in said for said in together[1])
 
 
 def test_many_processes_find_what_one_finds(together, alone):
@@ -162,9 +163,12 @@ def test_process_0_alone_writes_metrics_and_progress(together, alone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("by", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("by", ["SIGKILL", "SIGINT", "SIGSTOP"])
 def test_no_process_outlives_another_by_long(driver, tmp_path, lost, by):
-    """Not by more than the heartbeat, which is 10 seconds in the driver, and 5."""
+    """Not by more than the heartbeat, which is 10 seconds in the driver, and 5.
+
+    What is left says which one was lost; SIGSTOP is one that hangs.
+    """
     folder = tmp_path / "a"
     processes = _pair(driver, folder)
     try:
@@ -172,9 +176,11 @@ def test_no_process_outlives_another_by_long(driver, tmp_path, lost, by):
             time.sleep(0.005)
         processes[lost].send_signal(getattr(signal, by))
         ended = time.monotonic()
-        for process in (processes[lost], processes[1 - lost]):
-            process.wait(timeout=60)
+        processes[1 - lost].wait(timeout=60)
         assert time.monotonic() - ended < 15
+        if by == "SIGSTOP":
+            processes[lost].kill()
+        processes[lost].wait(timeout=5)
         said = [process.communicate()[1] for process in processes]
     finally:
         for process in processes:
@@ -183,9 +189,14 @@ def test_no_process_outlives_another_by_long(driver, tmp_path, lost, by):
     if by == "SIGINT":
         assert processes[lost].returncode == 130
         assert re.search("^interrupted; go on with: ", said[lost], re.MULTILINE)
-    # JAX's own words where it learns of it before a collective does.
-    told = said[1 - lost]
-    assert "lost another process of this run" in told or "JAX distributed service" in told
+    words = rf"^error: process {1 - lost} of 2 on .* the same command, on all of them, goes on$"
+    (last,) = re.finditer(words, said[1 - lost], re.MULTILINE)
+    named = re.search(r"tasks are unhealthy .*:\n(?:/\S+:)?1$", said[1 - lost], re.MULTILINE)
+    assert named.start() < last.start() if lost else named is None
+    if by == "SIGINT":
+        assert "was ended from outside" not in said[lost]
+    else:
+        assert f"error: process {lost} of 2 on " in said[lost]
 
 
 @pytest.mark.slow

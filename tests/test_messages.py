@@ -1,7 +1,6 @@
 """How a command ends by what isn't the user's mistake: a full disk, a lost process."""
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -14,13 +13,20 @@ from mixkd_jax.cli import messages
 
 options = argparse.Namespace(
     workdir="runs/a", config=None, mode="train", distributed={distributed}, coordinator=None,
-    num_processes=None, process_id=None, heartbeat=None,
+    num_processes=None, process_id=None, heartbeat=1,
 )
 with messages.told(options):
     try:
         raise {first}
     except Exception as error:
         raise RuntimeError("saving failed") from error
+"""
+
+LIMITED = """
+import os, resource, sys
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -48,10 +54,11 @@ def test_what_storage_lacks_is_one_line(first):
     assert said.startswith("error: --workdir: runs/a: ") and said.count("\n") == 1, said
 
 
-def test_a_lost_process_is_one_line_for_the_others():
+def test_a_lost_process_is_told_to_the_others():
     lost = "ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer [::1]:1')"
-    said = _ended(lost, distributed=True)
-    assert said.startswith("error: lost another process of this run (Connection closed by peer)")
+    first, last = _ended(lost, distributed=True).splitlines()
+    assert first.startswith("lost another process of this run (Connection closed by peer); ")
+    assert last.startswith("error: lost another process of this run; ")
     assert "Traceback" in _ended(lost)  # nothing of the kind is known of one process
 
 
@@ -66,8 +73,8 @@ def test_checkpoints_that_find_no_room_end_a_run_in_one_line(tmp_path):
     """A limit of the size of files stands for a full disk, which needs a mount."""
     done = subprocess.run(
         [
-            sys.executable,
-            "run.py",
+            *(sys.executable, "-c", LIMITED),
+            *(sys.executable, "run.py"),
             "--config=configs/digits.py",
             "--config.teacher.duration=60 steps",
             "--config.log.every=10 steps",
@@ -79,7 +86,6 @@ def test_checkpoints_that_find_no_room_end_a_run_in_one_line(tmp_path):
         env=os.environ | {"XLA_FLAGS": ""},  # one device
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "Event loop" not in done.stderr

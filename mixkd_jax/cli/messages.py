@@ -8,11 +8,12 @@ import os
 import pathlib
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from mixkd_jax.cli import start
+from mixkd_jax.cli import start, witness
 
 # What systems say of a disk, and libraries hand on in errors of all kinds.
 _STORAGE = re.compile(
@@ -24,6 +25,7 @@ _LOST = re.compile(
     r"Connection closed by peer|Connection reset by peer|Connection refused|Socket closed|"
     r"Timed out waiting|heartbeat timeout|Broken pipe|DEADLINE_EXCEEDED|UNAVAILABLE"
 )
+_MARGIN = 4  # seconds that a process may outlive the heartbeat, to hear which one is lost
 # What is the user's to mend, by where it is: imports would take longer than all else here.
 _MISTAKES = (
     "mixkd_jax.config.ConfigError",
@@ -78,10 +80,20 @@ def _mistake(error: Exception, options: argparse.Namespace, overrides: Sequence[
     if options.distributed and isinstance(error, RuntimeError | ValueError):
         lost = _LOST.search(_all_of(error))
         if lost:
-            return (
-                f"lost another process of this run ({lost[0]}); {next_command(options, overrides)}"
-            )
+            _wait_for_verdict(options, lost[0])
+            return f"lost another process of this run; {next_command(options, overrides)}"
     return ""
+
+
+def _wait_for_verdict(options: argparse.Namespace, reason: str) -> None:
+    """Waits for JAX to say which process is lost, whereupon it ends this one; or returns."""
+    from mixkd_jax.cli.processes import HEARTBEAT
+
+    seconds = (options.heartbeat or HEARTBEAT) + _MARGIN
+    told = f"lost another process of this run ({reason}); JAX says which within {seconds} seconds"
+    print(told, file=sys.stderr, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(seconds)
 
 
 def _is(error: Exception, place: str) -> bool:
@@ -113,6 +125,7 @@ def _end(
 
 
 def _leave(status: int) -> NoReturn:
+    witness.release()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 
 import jax
 
+from mixkd_jax.cli import witness
 from mixkd_jax.cli.messages import fail
 
 HEARTBEAT = 60  # seconds of silence, after which a process counts as lost
+_WORDS = (
+    "error: process {} of {} on {} was ended from outside, or by JAX because another is lost: the "
+    "task that its lines above name, or process 0 if they name none; the same command, on all of "
+    "them, goes on\n"
+)
 
 
 def join(options: argparse.Namespace) -> bool:
@@ -23,6 +30,7 @@ def join(options: argparse.Namespace) -> bool:
     """
     if not options.workdir:
         fail("--workdir: expected a folder that all processes reach with --distributed, got none")
+    witness.release_at_exit()  # after JAX, whose own end waits for the other processes
     try:
         jax.distributed.initialize(
             options.coordinator,
@@ -36,6 +44,8 @@ def join(options: argparse.Namespace) -> bool:
             f"Kubernetes, or --coordinator=HOST:PORT --num_processes=N --process_id=I, got: "
             f"{error} Leave it out to use the devices of this machine alone"
         )
+    here = jax.process_index(), jax.process_count(), platform.node()
+    witness.be_witnessed(_WORDS.format(*here))
     return jax.process_index() == 0
 
 

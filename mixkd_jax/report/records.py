@@ -206,10 +206,21 @@ def _names(folder: Folder, warnings: list[str]) -> list[str]:
             continue
         known.append(name)
         warnings += [
-            f"{name}/{path.name}: a damaged checkpoint, moved aside."
+            f"{name}/{path.name}: a damaged checkpoint, moved aside{_reason(path)}."
             for path in sorted(folder.model(name).path.glob("damaged-[0-9]*"))
+            if path.is_dir()
         ]
     return known
+
+
+def _reason(aside: epath.Path) -> str:
+    """Returns what the text file beside a damaged checkpoint says of it."""
+    path = aside.with_name(f"{aside.name}.txt")
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        words = file.read(500).decode(errors="replace")
+    return f": {words}" if words.isprintable() else ""
 
 
 def _read_each(

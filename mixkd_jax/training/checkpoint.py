@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
 
+from mixkd_jax.files import write_text
 from mixkd_jax.training.state import TrainState
 
 
@@ -87,8 +88,8 @@ class Checkpoints:
         """Returns the newest state, laid out as `like` is.
 
         A damaged checkpoint is told of, moved aside, and the one before it taken: one that can't be
-        read, or with an array that isn't what was saved. With many processes, which would have to
-        agree on it, a damaged one is an error.
+        read, or with an array that isn't what was saved. A text file beside it says which. With
+        many processes, which would have to agree on it, a damaged one is an error.
 
         Raises:
           CheckpointError: if there is none, none that is whole, or a name, shape or dtype differs;
@@ -109,8 +110,9 @@ class Checkpoints:
                     ) from None
                 aside = self._move_aside(step)
                 step = self.latest()
-                instead = f"going on from step {step:,}" if step is not None else "none is left"
+                instead = "none is left" if step is None else f"step {step:,} is taken instead"
                 print(f"damaged: {aside}: {error}; {instead}", file=sys.stderr, flush=True)
+                write_text(aside.with_name(f"{aside.name}.txt"), f"{error}; {instead}")
         raise CheckpointError(
             f"{self._folder}: every checkpoint is damaged; they were moved aside and none was "
             "deleted. Move the model's folder away to train it anew"
