@@ -228,13 +228,15 @@ def _git_commit() -> str | None:
     package = os.path.dirname(os.path.abspath(mixkd_jax.__file__))
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
+        # Reads alone: it would write a fresher index, and leave a lock there if it were stopped.
+        command = ["git", "--no-optional-locks", *arguments]
         done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
         if not git("ls-files", "--", "__init__.py"):
             return None
-        return git("describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None  # no repository, or no git
