@@ -66,6 +66,43 @@ def test_nearly_equal_logits_and_opposite_offsets_keep_all_digits(name):
             assert ref.relative_error(slopes(s, t, y, temperature), slope) <= 1e-6
 
 
+def unit(x):
+    x = x - x.mean()
+    return x / np.sqrt(x @ x)
+
+
+def dist(s, t, temperature):
+    p, q = (np.stack([softmax(row) for row in z / temperature]) for z in (s, t))
+    pairs = [(p, q), (p.T, q.T)]
+    apart = [
+        [np.sum((unit(x) - unit(y)) ** 2) / 2 for x, y in zip(*pair, strict=True)] for pair in pairs
+    ]
+    return sum(np.mean(rows) for rows in apart)
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+@pytest.mark.parametrize("spread", [1.0, 0.1, 1e-2, 1e-4, 1e-6])
+def test_correlations_of_nearly_equal_probabilities_keep_all_digits(spread, offset):
+    rng = np.random.default_rng(int(1 / spread))
+    for temperature in (1.0, 3.0):
+        if offset:  # multiples of what float32 tells apart there
+            s, t = (np.float32(offset) + rng.integers(-9, 9, (2, 6, 5)) / 1024).astype(np.float32)
+        else:
+            s, t = (spread * rng.normal(size=(2, 6, 5))).astype(np.float32)
+        value, slope = jax.jit(jax.value_and_grad(losses.relational_loss))(
+            s, t, temperature=temperature
+        )
+        wide_s, wide_t = s.astype(L), t.astype(L)
+        np.testing.assert_allclose(value, float(dist(wide_s, wide_t, temperature)), rtol=2e-6)
+        want = np.zeros(s.shape)
+        for place in np.ndindex(*s.shape):
+            step = np.zeros(s.shape, L)
+            step[place] = 1e-6 * np.ptp(s)
+            ahead, behind = (dist(wide_s + k * step, wide_t, temperature) for k in (1, -1))
+            want[place] = (ahead - behind) / (2 * step[place])
+        np.testing.assert_allclose(slope, want, atol=1e-5 * np.abs(want).max())
+
+
 def test_the_value_of_value_and_grad_has_the_derivative_of_the_loss():
     z = jnp.array([2.0, 1.0, 0.0])
     value = jax.grad(lambda z: jax.value_and_grad(lambda z: losses.cross_entropy(z, 0))(z)[0])

@@ -73,38 +73,89 @@ def relational_loss(
     inter_weight = _checks.scalar(inter_weight, "inter_weight", student, least=0)
     intra_weight = _checks.scalar(intra_weight, "intra_weight", student, least=0)
     shape = (-1, student.shape[-1])
-    p_s = jax.nn.softmax(student.reshape(shape) / temperature)
-    p_t = jax.nn.softmax(teacher.reshape(shape) / temperature)
-    inter = jnp.mean(_decorrelation(p_s, p_t, 1))
-    intra = jnp.mean(_decorrelation(p_s, p_t, 0))
+    p_s, near_s = _probabilities(student.reshape(shape), temperature)
+    p_t, near_t = _probabilities(teacher.reshape(shape), temperature)
+    inter = jnp.mean(_decorrelation(p_s, near_s, p_t, near_t, 1))
+    intra = jnp.mean(_decorrelation(*_columns(p_s, near_s), *_columns(p_t, near_t), 0))
     return inter_weight * inter + intra_weight * intra
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _decorrelation(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+def _probabilities(logits: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns C p of p = softmax(logits / T), and bool[B, 1]: from which rows 1 is subtracted.
+
+    These are rows of logits near each other, where rounding would leave little of what the
+    probabilities differ by: with e = exp(z - max z) - 1, C p - 1 = (e - ē) / (1 + ē).
+    """
+    least, most = _range(jax.lax.stop_gradient(logits))
+    near = least - most >= -temperature
+    gap = (logits - most) / temperature
+    return _exponentials(gap, near), near
+
+
+def _range(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the least and the largest of each row, in one pass."""
+
+    def both(a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
+        return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
+
+    infinity = jnp.array(jnp.inf, x.dtype)
+    least, most = jax.lax.reduce((x, x), (infinity, -infinity), both, (1,))
+    return least[:, None], most[:, None]
+
+
+@jax.custom_jvp
+def _exponentials(gap: jax.Array, near: jax.Array) -> jax.Array:
+    """Returns the C p of `_probabilities`."""
+    e = jnp.where(near, jnp.expm1(gap), jnp.exp(gap))
+    mean = jnp.mean(e, 1, keepdims=True)
+    return (e - jnp.where(near, mean, 0)) / (mean + near.astype(mean.dtype))
+
+
+@_exponentials.defjvp
+def _exponentials_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    x = _exponentials(*primals)
+    p = x + primals[1].astype(x.dtype)
+    change = jnp.where(p == 0, 0, tangents[0])  # a masked class has infinite ones
+    return x, p * (change - jnp.mean(p * change, 1, keepdims=True))
+
+
+def _columns(p: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the same for all rows alike, since each column has something of every row."""
+    every = jnp.all(near)
+    return p + (near & ~every).astype(p.dtype), every
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _decorrelation(
+    x: jax.Array, near_x: jax.Array, y: jax.Array, near_y: jax.Array, axis: int
+) -> jax.Array:
     """1 - ρ(x, y), as ½ |x̂ - ŷ|² of the unit vectors: no cancellation near ρ = 1."""
-    return jnp.squeeze(_terms(x, y, axis)[0], axis)
+    return jnp.squeeze(_terms(x, near_x, y, near_y, axis)[0], axis)
 
 
-def _terms(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+def _terms(
+    x: jax.Array, near_x: jax.Array, y: jax.Array, near_y: jax.Array, axis: int
+) -> tuple[jax.Array, ...]:
     """Returns 1 - ρ, both unit vectors, and the inverse lengths (0 for no spread)."""
-    x, scale_x = _unit(x, axis)
-    y, scale_y = _unit(y, axis)
+    x, scale_x = _unit(x, near_x, axis)
+    y, scale_y = _unit(y, near_y, axis)
     both = (scale_x != 0) & (scale_y != 0)
     value = jnp.where(both, _sum((x - y) ** 2, axis) / 2, 1)
     return value, x, y, jnp.where(both, scale_x, 0), jnp.where(both, scale_y, 0)
 
 
-def _unit(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Returns positive x centred and scaled to length 1, and that scale."""
-    # First to the size of 1, or differences and squares of tiny probabilities
+def _unit(x: jax.Array, near: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Returns x of `_probabilities` centred and scaled to length 1, and that scale."""
+    # Positive x first to the size of 1, or differences and squares of tiny probabilities
     # underflow; by a power of 2, which rounds nothing.
     mean = _sum(x, axis) / x.shape[axis]
-    size = jnp.ldexp(jnp.ones_like(mean), -jnp.frexp(jax.lax.stop_gradient(mean))[1])
-    x = x * size - mean * size
+    exponent = jnp.where(near, 0, jnp.frexp(jax.lax.stop_gradient(mean))[1])
+    size = jnp.ldexp(jnp.ones_like(mean), -exponent)
+    mean *= size
+    x = x * size - mean
     square = _sum(x * x, axis)
-    # Less spread than rounding leaves in a softmax is none.
-    flat = square <= x.shape[axis] * (4 * jnp.finfo(x.dtype).eps) ** 2
+    # Less spread than rounding leaves of x is none.
+    flat = square <= x.shape[axis] * (8 * jnp.finfo(x.dtype).eps * mean) ** 2
     scale = jnp.where(flat, 0, jax.lax.rsqrt(jnp.where(flat, 1, square)))
     return x * scale, size * scale
 
@@ -126,15 +177,15 @@ def _sum(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    value, x, y, scale_x, scale_y = _terms(primals[0], primals[1], axis)
+    value, x, y, scale_x, scale_y = _terms(*primals, axis)
     slope = jnp.zeros_like(value)
     # -(ŷ - ρ x̂) / |x|, with ρ = 1 - value.
-    for own, other, scale, tangent in ((x, y, scale_x, tangents[0]), (y, x, scale_y, tangents[1])):
+    for own, other, scale, tangent in ((x, y, scale_x, tangents[0]), (y, x, scale_y, tangents[2])):
         if not isinstance(tangent, SymbolicZero):
             change = ((own - other) - value * own) * scale
             slope += jnp.sum(change * tangent, axis, keepdims=True)
     # By name, so that the value's next derivative comes from here too.
-    return _decorrelation(primals[0], primals[1], axis), jnp.squeeze(slope, axis)
+    return _decorrelation(*primals, axis), jnp.squeeze(slope, axis)
 
 
 _decorrelation.defjvp(_decorrelation_jvp, symbolic_zeros=True)
