@@ -99,7 +99,9 @@ CASES: dict[str, tuple[Loss, Loss]] = {
         lambda s, t, y: optax.losses.softmax_cross_entropy(s, t),
     ),
     "distillation_loss": (
-        lambda s, t, y: losses.distillation_loss(s, t, y, kd_weight=0.8, ce_weight=0.2)[0],
+        lambda s, t, y: losses.distillation_loss(
+            s, t, y, temperature=2.0, kd_weight=0.8, ce_weight=0.2
+        )[0],
         lambda s, t, y: (
             0.8 * _kl(s, t, 2.0)
             + 0.2 * optax.losses.softmax_cross_entropy_with_integer_labels(s, y)
