@@ -16,6 +16,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mixkd_jax.files import write_bytes
@@ -162,7 +163,7 @@ def save(figure: Figure, path: epath.Path) -> None:
 
 def _settle(figure: Figure) -> None:
     """Lays a figure out, once for all the files that it goes into: that takes half of the time."""
-    if figure.get_layout_engine() is not None:
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         with matplotlib.rc_context(STYLE):
             FigureCanvasAgg(figure)
             figure.draw_without_rendering()
