@@ -12,6 +12,7 @@ from mixkd_jax.cli import witness
 from mixkd_jax.cli.messages import fail
 
 HEARTBEAT = 60  # seconds of silence, after which a process counts as lost
+SHUTDOWN = 300  # seconds that one which is done waits for the others at most
 _WORDS = (
     "error: process {} of {} on {} was ended from outside, or by JAX because another is lost: the "
     "task that its lines above name, or process 0 if they name none; the same command, on all of "
@@ -37,6 +38,7 @@ def join(options: argparse.Namespace) -> bool:
             _number(options.num_processes, "JAX_NUM_PROCESSES"),
             _number(options.process_id, "JAX_PROCESS_ID"),
             heartbeat_timeout_seconds=options.heartbeat or HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
         )
     except (RuntimeError, ValueError) as error:
         fail(
