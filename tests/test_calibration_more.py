@@ -195,6 +195,16 @@ def test_temperature_of_logits_that_say_nothing_is_nan():
         wrong[0] = label
         assert np.isnan(jax.jit(calibration.fit_temperature)(logits, wrong))
     assert np.isfinite(jax.jit(calibration.fit_temperature)(logits, y))
+    gone = logits.copy()
+    gone[3] = -np.inf  # all classes of an example, or the one that it is of
+    own = logits.copy()
+    own[3, y[3]] = -np.inf
+    other = logits.copy()
+    other[3, (y[3] + 1) % 3] = -np.inf
+    for fit in (calibration.fit_temperature, jax.jit(calibration.fit_temperature)):
+        for labels in (y, soft):
+            assert np.isnan(fit(gone, labels)) and np.isnan(fit(own, labels))
+            assert np.isfinite(fit(other, labels))
 
 
 COLUMN = np.array([[0.3], [0.9]], np.float32)

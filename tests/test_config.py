@@ -151,6 +151,9 @@ def test_every_field_is_missed_and_has_a_type(path):
         ("loss.teacher_temperature", "nan", 'or "fit"'),
         ("student.dtype", "float16", "one of float32, bfloat16"),
         ("student.batch_size", 0, "at least 1"),
+        ("student.batch_size", 10**12, "got 1000000000000; integers are at most 2,147,483,647"),
+        ("student.optimizer.eps", 1e300, "got 1e+300; numbers are 0, or 1e-30 to 1e+30 in size"),
+        ("student.optimizer.clip_norm", 1e-300, "numbers are 0, or 1e-30 to 1e+30 in size"),
         ("student.duration", "-1 epochs", "duration"),
         ("student.duration", "10", "duration"),
         ("student.duration", "10 minutes", "duration"),
@@ -235,7 +238,8 @@ def test_durations_in_steps(text, steps):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "steps", "1", "1.2.3 steps", "one epoch", "1 epochs 2", ".", "1e999 steps"]
+    "text",
+    ["", "steps", "1", "1.2.3 steps", "one epoch", "1 epochs 2", ".", "1e999 steps", "1e13 steps"],
 )
 def test_wrong_durations_are_refused(text):
     with pytest.raises(ValueError):

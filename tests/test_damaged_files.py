@@ -1,6 +1,5 @@
 """Small files of a run that were emptied, torn or overwritten."""
 
-import pathlib
 import time
 
 import jax
@@ -67,8 +66,7 @@ def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(
     with Checkpoints(own, keep=2, config={}) as checkpoints:
         for step in (40, 50):
             checkpoints.save(small.drawn_state(fit, step))
-    for file in pathlib.Path(own / "50" / "state").rglob("d/*"):
-        file.write_bytes(b"")
+    (own / "50" / "state" / "_METADATA").unlink()
     with Checkpoints(own, keep=2, config={}) as checkpoints:
         assert int(checkpoints.restore(fit.abstract_state).step) == 40
     said = capsys.readouterr().err
@@ -76,6 +74,18 @@ def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(
     assert "can't be read" in reason and reason.endswith("; step 40 is taken instead")
     want = f"teacher/damaged-50-0: a damaged checkpoint, moved aside: {reason}."
     assert records.read(folder.root).warnings == [want]
+
+
+def test_a_model_whose_checkpoints_were_all_damaged_is_never_begun_anew(tmp_path):
+    fit = small.linear_fit(text="ce", mesh=sharding.data_mesh(jax.devices()[:1]))
+    with Checkpoints(tmp_path, keep=2, config={}) as checkpoints:
+        checkpoints.save(small.drawn_state(fit, 40))
+    (tmp_path / "40" / "state" / "_METADATA").unlink()
+    for _ in range(2):  # the second command finds what the first one has moved aside
+        with Checkpoints(tmp_path, keep=2, config={}) as checkpoints:
+            with pytest.raises(CheckpointError, match="Move the model's folder away to train"):
+                if checkpoints.latest() is not None:
+                    checkpoints.restore(fit.abstract_state)
 
 
 @pytest.mark.parametrize("words", [b"\xff\xfe", b"a\nb", "\u202e".encode()])

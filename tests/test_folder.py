@@ -45,7 +45,17 @@ def test_accents_in_two_spellings_are_one_class(tmp_path):
     assert sources.test.class_names == (composed, "dog")
     assert [sources.train[k].label for k in range(2)] == [0, 1]
     (tmp_path / "test" / decomposed).mkdir()
-    with pytest.raises(DataError, match="two that look alike"):
+    with pytest.raises(DataError, match="two that look alike") as caught:
+        open_folder(tmp_path)
+    assert r"'cafe\u0301'" in str(caught.value) and r"'caf\xe9'" in str(caught.value)
+
+
+def test_a_class_of_other_files_says_what_they_are(tmp_path):
+    _folder(tmp_path, train={"a": 1}, test={"a": 1})
+    (tmp_path / "train/b").mkdir()
+    for number in range(3):
+        (tmp_path / f"train/b/{number}.gif").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match=r"got 3 \.gif; convert them, or remove the folder if"):
         open_folder(tmp_path)
 
 

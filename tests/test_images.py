@@ -90,6 +90,13 @@ def test_orientation_in_text_of_imagemagick_and_in_xmp():
         assert images.decode(encoded).size == (4, 6)
 
 
+def test_pixels_of_unknown_range_are_refused():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).random((4, 4), np.float32)).save(file, "TIFF")
+    with pytest.raises(ValueError, match="its pixels are floats"):
+        images.decode(file.getvalue())
+
+
 def test_a_png_may_hold_two_megabytes_of_text_but_not_any_amount():
     def with_text(size):
         text = PngImagePlugin.PngInfo()

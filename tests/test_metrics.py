@@ -99,6 +99,16 @@ def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
     assert (3, "restarted", 1) in events  # TensorBoard drops what it has from step 3 on
 
 
+@pytest.mark.parametrize("line", [b"\xff\n", b"[1]\n", b"{}\n", b"\0\0\n"])
+def test_lines_of_no_run_are_left_out_and_told(line, tmp_path, capsys):
+    _write(tmp_path, "teacher", 0, [2])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line)
+    _write(tmp_path, "teacher", 2, [4])
+    assert [line["step"] for line in small.lines(tmp_path)] == [2, 4]
+    assert "metrics.jsonl: a line that is no line of a run is left out" in capsys.readouterr().err
+
+
 def test_a_model_that_starts_anew_loses_all_its_lines(tmp_path):
     _write(tmp_path, "teacher", 0, [2, 4])
     _write(tmp_path, "teacher", 0, [1])

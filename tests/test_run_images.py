@@ -153,6 +153,10 @@ def test_what_does_not_fit_the_images_is_refused(root, pipeline, changes, messag
 
 
 def test_padding_beside_resizing_is_refused(root):
+    with pytest.raises(
+        ConfigError, match=r"^config.data.crop_padding: expected less than the \d+ p"
+    ):
+        _load(root, image_size=8, crop_padding=8)
     with pytest.raises(ConfigError, match=r"^config.data.crop_padding: expected 0 with config.dat"):
         _load(root, resize=9, image_size=8, crop_padding=1)
 

@@ -147,7 +147,9 @@ def test_a_config_json_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "a" / "config.json").write_bytes(content.encode(errors="surrogateescape"))
     refusal = _refusal(tmp_path / "a")
     assert "which holds something else" in refusal
-    assert refusal.endswith(f"{tmp_path / 'a' / 'config.json'} is damaged, or no run's")
+    advice = "put back a copy, or name another folder"
+    config_json = tmp_path / "a" / "config.json"
+    assert refusal.endswith(f"{config_json} is damaged, or no run's; {advice}")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -179,6 +181,13 @@ def test_names_that_are_not_utf8_are_written_and_read_again(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     files.write_json(tmp_path / "a.json", {"names": [name, "café"]})
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"names": [name, "café"]}
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    message = f"got {tmp_path / 'link'}, a link to {tmp_path / 'gone'}, which isn't there"
+    with pytest.raises(ConfigError, match=message), lock.held(Folder.at(tmp_path / "link")):
+        pass
 
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):

@@ -38,8 +38,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         was not trained on.
 
     Returns:
-      f32[] (float64 for float64 logits). NaN if a logit is NaN or +inf or, under `jit`,
-      an index is outside [0, C).
+      f32[] (float64 for float64 logits). NaN if a logit is NaN or +inf, a label's own
+      logit or all of an example are -inf or, under `jit`, an index is outside [0, C).
 
     Raises:
       ValueError: If the shapes do not fit, there is no example, or an index is out
@@ -67,16 +67,18 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     if z.size == 0:
         raise ValueError(f"logits: expected at least one example, got shape {z.shape}.")
     z = z.reshape(-1, z.shape[-1])
-    bad = jnp.any(jnp.isnan(z) | (z == jnp.inf))
-    z = z - jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True))
+    top = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True))
+    bad = ~jnp.all(jnp.isfinite(top))
+    z = z - top
     scale = _typical_gap(jax.lax.stop_gradient(z))
     unit = jnp.maximum(z / scale, jnp.finfo(z.dtype).min / 1e12)  # 0 · inf is NaN
     if soft:
         own = jnp.sum(given.reshape(unit.shape) * unit, -1, keepdims=True)
-        bad |= jnp.any(jnp.isnan(own))
+        bad |= jnp.any(jnp.isnan(own)) | jnp.any((given > 0).reshape(z.shape) & (z == -jnp.inf))
     else:
         bad |= jnp.any((given < 0) | (given >= z.shape[-1]))
         own = jnp.take_along_axis(unit, given.reshape(-1, 1), -1)
+        bad |= jnp.any(jnp.take_along_axis(z, given.reshape(-1, 1), -1) == -jnp.inf)
     x = jax.lax.custom_root(
         lambda x: _slope(unit, own, x)[0],
         jnp.log(scale),

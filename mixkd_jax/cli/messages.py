@@ -49,6 +49,10 @@ def told(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator
     except KeyboardInterrupt as error:
         told = " ".join(["interrupted", *error.args])
         _end(options, f"{told}; {next_command(options, overrides)}", status=130, kind="")
+    except SystemExit as error:
+        if error.code != 143:
+            raise
+        _end(options, f"stopped; {next_command(options, overrides)}", status=143, kind="")
     except Exception as error:
         if _is(error, "mixkd_jax.training.preemption.Stopped"):  # all processes of a run together
             fail(

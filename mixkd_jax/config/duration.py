@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 
+_MOST = 1e12  # of any unit
+
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
@@ -18,7 +20,7 @@ class Duration:
     def parse(cls, text: str) -> Duration:
         """Reads `text`; raises ValueError if it is not a number and a unit."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epochs?|steps?|examples?)\s*", text)
-        if not match or math.isinf(float(match[1])):
+        if not match or float(match[1]) > _MOST:
             raise ValueError(text)
         return cls(float(match[1]), match[2].rstrip("s") + "s")
 

@@ -166,8 +166,18 @@ def build(cls: type, values: Mapping[str, Any], path: str) -> Any:
         except (TypeError, ValueError, OverflowError):
             raise ConfigError(
                 f"{where}: expected {told['expected']}, got {value_types.shown(value)}"
+                f"{_limits(value)}"
             ) from None
     return cls(**built)
+
+
+def _limits(value: Any) -> str:
+    """Returns what a message adds of a number that no field takes."""
+    if type(value) is int and abs(value) > _MOST:
+        return f"; integers are at most {_MOST:,}"
+    if type(value) is float and math.isfinite(value) and not value_types.has_float32(value):
+        return f"; numbers are 0, or {value_types.SMALLEST:g} to {value_types.LARGEST:g} in size"
+    return ""
 
 
 def check_section(values: Any, path: str) -> None:

@@ -104,20 +104,26 @@ def _list_split(root: pathlib.Path, split: str, class_names: tuple[str, ...] | N
         )
     paths, labels, others = [], [], collections.Counter()
     for name, own in found.items():
-        files = _list_images(folder / own, others)
+        own_others = collections.Counter()
+        files = _list_images(folder / own, own_others)
         if not files and class_names is None:
             raise DataError(
                 f"{folder / own}: expected images ({', '.join(SUFFIXES)}) of this class, got "
-                f"none; remove the folder if it is no class"
+                f"{_kinds(own_others) or 'none'}; convert them, or remove the folder if it is no "
+                "class"
             )
+        others += own_others
         paths += [str(pathlib.PurePosixPath(split, own, file)) for file in files]
         labels += [names.index(name)] * len(files)
     if not paths:
         raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}), got none")
     if others:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(others.items()))
-        print(f"{folder}: passed over what is no image: {kinds}", file=sys.stderr)
+        print(f"{folder}: passed over what is no image: {_kinds(others)}", file=sys.stderr)
     return ImageFiles(root, tuple(names), tuple(paths), np.array(labels, np.int32))
+
+
+def _kinds(others: collections.Counter) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(others.items()))
 
 
 def _folders(folder: pathlib.Path) -> tuple[str, ...]:
@@ -130,9 +136,15 @@ def _class_folders(folder: pathlib.Path) -> dict[str, str]:
 
     Systems write one accented letter in two ways (Unicode's NFC and NFD), which look alike.
     """
-    found = {unicodedata.normalize("NFC", name): name for name in _folders(folder)}
-    if len(found) < len(_folders(folder)):
-        raise DataError(f"{folder}: expected classes of different names, got two that look alike")
+    found: dict[str, str] = {}
+    for name in _folders(folder):
+        shown = unicodedata.normalize("NFC", name)
+        if shown in found:
+            raise DataError(
+                f"{folder}: expected classes of different names, got two that look alike, "
+                f"{ascii(found[shown])} and {ascii(name)}; put the images of both into one"
+            )
+        found[shown] = name
     return dict(sorted(found.items()))
 
 

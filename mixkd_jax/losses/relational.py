@@ -177,7 +177,7 @@ def _sum(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
-    value, x, y, scale_x, scale_y = _terms(*primals, axis)
+    value, x, y, scale_x, scale_y = _terms(*primals, axis=axis)
     slope = jnp.zeros_like(value)
     # -(ŷ - ρ x̂) / |x|, with ρ = 1 - value.
     for own, other, scale, tangent in ((x, y, scale_x, tangents[0]), (y, x, scale_y, tangents[2])):
@@ -185,7 +185,8 @@ def _decorrelation_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Arra
             change = ((own - other) - value * own) * scale
             slope += jnp.sum(change * tangent, axis, keepdims=True)
     # By name, so that the value's next derivative comes from here too.
-    return _decorrelation(*primals, axis), jnp.squeeze(slope, axis)
+    again = _decorrelation(*primals, axis)  # pyright: ignore[reportCallIssue]
+    return again, jnp.squeeze(slope, axis)
 
 
 _decorrelation.defjvp(_decorrelation_jvp, symbolic_zeros=True)

@@ -142,6 +142,12 @@ def _put(
 ) -> RunImages:
     """Copies a data set's parts to the devices."""
     _check_images(settings, dataset.name, dataset.image_shape[-1])
+    side = min(dataset.image_shape[:2])
+    if settings.crop_padding >= side:
+        raise ConfigError(
+            f"config.data.crop_padding: expected less than the {side} pixels of a side of the "
+            f"images, got {settings.crop_padding}"
+        )
 
     def noisy(split: data.Split, stream: int) -> OnDevice:
         rng = np.random.default_rng([seed, stream])

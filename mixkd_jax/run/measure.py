@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from mixkd_jax.evaluation import analyse, corruptions
 from mixkd_jax.evaluation.evaluate import Evaluation, evaluate
 from mixkd_jax.evaluation.predict import Predict, create_predict, predict_all
 from mixkd_jax.evaluation.scores import score
-from mixkd_jax.files import write_json
+from mixkd_jax.files import load_json_if_whole, write_json
 from mixkd_jax.models.network import Classifier, Teacher, Variables
 from mixkd_jax.models.teachers import TeacherError, check_answers
 from mixkd_jax.run.images import RunImages
@@ -208,9 +207,9 @@ class Measures:
 
 
 def _read(path: Any) -> dict[str, Any]:
-    """Returns what a file of measures holds; nothing if it isn't there or is torn."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """Returns what a file of measures holds; nothing if it isn't there, or is torn."""
+    return load_json_if_whole(path, _is_object, "it is made again") or {}
+
+
+def _is_object(found: Any) -> bool:
+    return isinstance(found, dict)

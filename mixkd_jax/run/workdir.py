@@ -97,6 +97,8 @@ def _check_links(folder: str | os.PathLike[str], depth: int = 3) -> None:
 def unwritable(path: str | os.PathLike[str], error: OSError | None = None) -> str:
     """Returns the message about a folder that can't be written to."""
     why = f": {error.strerror}" if error and error.strerror else ""
+    if os.path.islink(path) and not os.path.exists(path):
+        why = f", a link to {os.readlink(path)}, which isn't there"
     return f"--workdir: expected a folder that can be written to, got {os.fspath(path)}{why}"
 
 
@@ -181,7 +183,9 @@ def config_of(folder: Folder) -> dict[str, Any] | None:
 def damaged(folder: Folder) -> str:
     """Returns what a message adds where `config.json` is there, but is none of a run."""
     there = folder.config.exists() and config_of(folder) is None
-    return f": {folder.config} is damaged, or no run's" if there else ""
+    if not there:
+        return ""
+    return f": {folder.config} is damaged, or no run's; put back a copy, or name another folder"
 
 
 def _is_empty(root: epath.Path) -> bool:

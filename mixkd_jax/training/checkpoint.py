@@ -69,8 +69,15 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Returns the newest checkpoint's step."""
-        return self._manager.latest_step()
+        """Returns the newest checkpoint's step; None if there never was one.
+
+        Raises:
+          CheckpointError: if all were damaged, and moved aside by an earlier command.
+        """
+        step = self._manager.latest_step()
+        if step is None and any(self._folder.glob("damaged-[0-9]*")):
+            raise self._none_is_whole()
+        return step
 
     def save(self, state: TrainState) -> None:
         """Saves in the background; returns when the state may be donated."""
@@ -109,11 +116,14 @@ class Checkpoints:
                         "to go on from the one before"
                     ) from None
                 aside = self._move_aside(step)
-                step = self.latest()
+                step = self._manager.latest_step()
                 instead = "none is left" if step is None else f"step {step:,} is taken instead"
                 print(f"damaged: {aside}: {error}; {instead}", file=sys.stderr, flush=True)
                 write_text(aside.with_name(f"{aside.name}.txt"), f"{error}; {instead}")
-        raise CheckpointError(
+        raise self._none_is_whole()
+
+    def _none_is_whole(self) -> CheckpointError:
+        return CheckpointError(
             f"{self._folder}: every checkpoint is damaged; they were moved aside and none was "
             "deleted. Move the model's folder away to train it anew"
         )

@@ -6,6 +6,7 @@ Beside them, which images could not be learned from.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Set
@@ -19,7 +20,6 @@ from mixkd_jax.files import (
     load_json_if_whole,
     write_bytes,
     write_json,
-    write_text,
 )
 from mixkd_jax.folder import Folder
 
@@ -39,14 +39,14 @@ class MetricsLog:
         """Opens the log of a model that goes on after `step`: what came later is taken back."""
         lines = self.folder.metrics
         if self.enabled and lines.exists():
-            text = lines.read_text()
-            kept = "".join(
+            text = lines.read_bytes()
+            kept = b"".join(
                 line
                 for line in text.splitlines(keepends=True)
-                if line.endswith("\n") and not _is_later(line, model, step)
+                if line.endswith(b"\n") and not _is_later(line, model, step)
             )
             if kept != text:
-                write_text(lines, kept)
+                write_bytes(lines, kept)
         return ModelLog(self, model, step)
 
 
@@ -117,9 +117,10 @@ def _are_names(found: Any) -> bool:
     return isinstance(found, list) and all(isinstance(name, str) for name in found)
 
 
-def _is_later(line: str, model: str, step: int) -> bool:
+def _is_later(line: bytes, model: str, step: int) -> bool:
     try:
         written: Any = json.loads(line)
         return written["run"] == model and written["step"] > step
     except (ValueError, KeyError, TypeError):
-        return True  # torn, or none of ours: no line of a run
+        print("metrics.jsonl: a line that is no line of a run is left out", file=sys.stderr)
+        return True

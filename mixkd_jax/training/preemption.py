@@ -59,10 +59,10 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if self._received:
+            self._end(number)
         self._received = True
         self.interrupted = number == signal.SIGINT
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, self._patience)
         if self.interrupted:  # print() may be in the middle of something
             os.write(2, b"\nstopping; Ctrl-C again leaves at once\n")
@@ -81,6 +81,9 @@ class StopRequest:
         if second:
             number = second
             time.sleep(_GRACE)  # for the main thread to end in its own way
+        self._end(number)
+
+    def _end(self, number: int) -> None:
         os.write(2, f"\nstopped; {self._last_words()}\n".encode())
         os._exit(128 + number)
 
