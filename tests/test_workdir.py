@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 
 import jax
@@ -51,8 +52,8 @@ def test_a_new_folder_gets_a_config(tmp_path):
 def test_the_commit_is_that_of_the_checkout(tmp_path):
     about = json.loads((_claimed(tmp_path / "a") / "config.json").read_text())
     git = ["git", "-C", os.path.dirname(workdir.__file__), "rev-parse", "HEAD"]
-    head = subprocess.run(git, capture_output=True, text=True)
-    if head.returncode:
+    head = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+    if head is None or head.returncode:
         assert about["git_commit"] is None
     else:
         assert about["git_commit"].split("+")[0] == head.stdout.strip()

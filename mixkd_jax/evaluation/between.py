@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from mixkd_jax import losses, mixup, vicinal
 from mixkd_jax.evaluation.pairs import Pairs
@@ -126,6 +126,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, where: np.ndarray) -> np.ndar
     Returns:
       f64[n]; NaN for fewer than three entries, or if those of one side are all equal.
     """
+    from scipy import stats  # here, for it takes half a second before any training
 
     def centred(values):
         ranks = stats.rankdata(np.where(where, values, -np.inf), axis=-1)

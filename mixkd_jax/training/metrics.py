@@ -5,9 +5,12 @@ Beside them, which images could not be learned from.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,9 @@ class MetricsLog:
         """Writes into the folder of a run, or nothing at all if not `enabled`."""
         self.folder = folder
         self.enabled = enabled
+        if enabled:  # meanwhile programs are compiled; it imports PyTorch, where that is installed
+            load = functools.partial(importlib.import_module, "tensorboardX")
+            threading.Thread(target=load, daemon=True).start()
 
     def start(self, model: str, step: int) -> ModelLog:
         """Opens the log of a model that goes on after `step`: what came later is taken back."""
@@ -58,35 +64,37 @@ class ModelLog:
         self._folder = log.folder
         self._enabled = log.enabled
         self._model = model
+        self._step = step
         self._copied_from: tempfile.TemporaryDirectory | None = None
         self._writer: SummaryWriter | None = None
-        if not log.enabled:
-            return
-        # A bucket takes whole files, so that events are written here and copied there.
-        local = self._folder.tensorboard / model
-        if in_bucket(local):
-            self._copied_from = tempfile.TemporaryDirectory(prefix="mixkd-")
-            local = epath.Path(self._copied_from.name)
-        # Imported here, for where PyTorch is installed it imports that, which takes a second.
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(
-            str(local),
-            purge_step=step + 1,  # at 0 too, where a run may have been killed before a checkpoint
-            flush_secs=1,  # not 120: a run that is killed keeps nearly all its events
-            write_to_disk=True,
-        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line {"run", "step", "time" in Unix seconds, **values}; values are finite."""
-        if self._writer is None:
+        if not self._enabled:
             return
         now = round(time.time(), 3)
         line = {"run": self._model, "step": step, "time": now, **values}
         append_text(self._folder.metrics, json.dumps(line, allow_nan=False) + "\n")
+        self._writer = self._writer or self._open_events()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._copy_events(self._writer)
+
+    def _open_events(self) -> SummaryWriter:
+        from tensorboardX import SummaryWriter
+
+        # A bucket takes whole files, so that events are written here and copied there.
+        local = self._folder.tensorboard / self._model
+        if in_bucket(local):
+            self._copied_from = tempfile.TemporaryDirectory(prefix="mixkd-")
+            local = epath.Path(self._copied_from.name)
+        return SummaryWriter(
+            str(local),
+            # At 0 too, where a run may have been killed before a checkpoint.
+            purge_step=self._step + 1,
+            flush_secs=1,  # not 120: a run that is killed keeps nearly all its events
+            write_to_disk=True,
+        )
 
     def write_skipped(self, names: Set[str]) -> None:
         """Adds the names of broken images to `skipped.json`, a sorted list."""
