@@ -1,6 +1,7 @@
 """The pages of results say what the committed results say."""
 
 import re
+import runpy
 
 import pytest
 import small
@@ -66,6 +67,33 @@ def test_verdicts_are_those_of_the_results(page):
         name, study, verdict, shows = (cell.strip("| ") for cell in cells)
         assert found[name][study]["verdict"] == verdict
         assert found[name][study]["shows"] == shows
+
+
+def test_pairs_of_one_class_and_of_two_are_averaged_over_seeds():
+    script = runpy.run_path(str(ROOT / "cifar10/pairs.py"), run_name="script")
+
+    def analysis(value):
+        at = {"nonlinearity": {"mean": value}, "entropy": {"mean": 0.5}, "outside": {"mean": value}}
+        other = {name: {"mean": 9.0} for name in at}
+        mixed = {
+            "same": {"overall": at, "peak": at},
+            "different": {"overall": other, "peak": other},
+        }
+        return {"splits": {"test": {"mixed": mixed}, "train": None}}
+
+    analyses = [analysis(value) for value in (0.1, 0.2, 0.3)]
+    found = {
+        f"{name}, {pairs}": script["over_seeds"](analyses, pairs, name)
+        for name, pairs in script["HEADINGS"]
+    }
+    (row,) = rows(script["table"]({"mixkd": found}))[2:]
+    assert row == "| mixkd | 0.200 ± 0.100 | 9.000 ± 0.000 | 0.500 ± 0.000 | 9.000 ± 0.000 | " + (
+        "20.0 ± 10.0 | 900.0 ± 0.0 |"
+    )
+    for file in ROOT.rglob("pairs.json"):
+        assert rows(script["table"](load(epath.Path(file)))) == rows(
+            file.with_suffix(".md").read_text()
+        )
 
 
 def test_figures_are_small():
