@@ -69,31 +69,48 @@ def test_verdicts_are_those_of_the_results(page):
         assert found[name][study]["shows"] == shows
 
 
-def test_pairs_of_one_class_and_of_two_are_averaged_over_seeds():
-    script = runpy.run_path(str(ROOT / "cifar10/pairs.py"), run_name="script")
+ANALYSED = runpy.run_path(str(ROOT / "cifar10/analysed.py"), run_name="script")
 
+
+def test_tables_of_an_analysis_are_means_over_seeds():
     def analysis(value):
         at = {"nonlinearity": {"mean": value}, "entropy": {"mean": 0.5}, "outside": {"mean": value}}
-        other = {name: {"mean": 9.0} for name in at}
+        other = {name: {"mean": float("nan")} for name in at}
+        count = [3, 1, 0, 0] + 16 * [1]
+        means = [value, value + 0.4, None, None] + 16 * [0.25]
+        bins = {"outside": {"count": count, "mean": means}}
         mixed = {
             "same": {"overall": at, "peak": at},
             "different": {"overall": other, "peak": other},
+            "all": {"bins": bins},
         }
-        return {"splits": {"test": {"mixed": mixed}, "train": None}}
+        severities = [value - severity / 100 for severity in range(6)]
+        scores = {"mean": {"accuracy": severities, "overconfidence": severities}}
+        return {"splits": {"test": {"mixed": mixed}}, "corruption": {"scores": scores}}
 
     analyses = [analysis(value) for value in (0.1, 0.2, 0.3)]
-    found = {
-        f"{name}, {pairs}": script["over_seeds"](analyses, pairs, name)
-        for name, pairs in script["HEADINGS"]
-    }
-    (row,) = rows(script["table"]({"mixkd": found}))[2:]
-    assert row == "| mixkd | 0.200 ± 0.100 | 9.000 ± 0.000 | 0.500 ± 0.000 | 9.000 ± 0.000 | " + (
-        "20.0 ± 10.0 | 900.0 ± 0.0 |"
-    )
-    for file in ROOT.rglob("pairs.json"):
-        assert rows(script["table"](load(epath.Path(file)))) == rows(
-            file.with_suffix(".md").read_text()
-        )
+    cells = {}
+    for name in ANALYSED["TABLES"]:
+        found = {"mixkd": ANALYSED["summarized"](analyses, name)}
+        (row,) = rows(ANALYSED["table"](found, name))[2:]
+        cells[name] = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells["pairs"] == [
+        *("mixkd", "0.200 ± 0.100", "", "0.500 ± 0.000", "", "20.0 ± 10.0", ""),
+    ]
+    assert cells["outside"] == ["mixkd", "30.0 ± 10.0", *4 * ["25.0 ± 0.0"]]
+    shown = ["20.0 ± 10.0", "19.0 ± 10.0", "17.0 ± 10.0", "15.0 ± 10.0"]
+    assert cells["corruption"] == ["mixkd", *shown, *shown]
+
+
+@pytest.mark.parametrize("name", ANALYSED["TABLES"])
+def test_tables_of_an_analysis_are_on_its_page(name):
+    files = list(ROOT.rglob(f"{name}.json"))
+    assert files
+    for file in files:
+        made = rows(ANALYSED["table"](load(epath.Path(file)), name))
+        assert made == rows(file.with_suffix(".md").read_text())
+        page = rows((file.parent.parent / "README.md").read_text())
+        assert all(row in page for row in made[2:])
 
 
 def test_figures_are_small():
