@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -29,6 +30,10 @@ def main() -> None:
         ("seconds until --help is there", _seconds("--help", 0), 30.0),
         ("seconds until a wrong config is refused", _seconds("--config=digits:x", 1), 60.0),
     ]
+    with tempfile.TemporaryDirectory() as cache:
+        for kind in ("empty", "full"):
+            what = f"seconds until digits' first step is logged, {kind} cache"
+            rows.append((what, _first_step(cache), 120.0))
     if importlib.util.find_spec("torch") and importlib.util.find_spec("safetensors"):
         found = _measured("peers.py", "--repeats=3", "--modes=channels_last")["rows"]
         rows.append(("our step over PyTorch's", 1 / found[1]["time / ours"], 5.0))
@@ -52,6 +57,27 @@ def _seconds(flag: str, status: int) -> float:
     if done.returncode != status:
         sys.exit(f"error: {flag}: expected status {status}, got {done.returncode}")
     return time.perf_counter() - start
+
+
+def _first_step(cache: str) -> float:
+    """Starts a run that keeps compiled programs in `cache`, and stops it after its first line."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ("--config=digits", "--config.log.every=1 steps", f"--workdir={folder}/run")
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, str(HERE.parent / "run.py"), *flags],
+            env=os.environ | {"XDG_CACHE_HOME": cache},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not pathlib.Path(folder, "run", "metrics.jsonl").exists():
+            if process.poll() is not None:
+                sys.exit(f"error: the run ended with status {process.returncode}")
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        process.terminate()
+        process.wait()
+        return seconds
 
 
 if __name__ == "__main__":

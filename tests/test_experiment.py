@@ -138,11 +138,16 @@ def test_evaluate_measures_the_same_again(finished):
     assert {name: _json(folder / name / "evaluation.json") for name in MODELS} == before
 
 
-def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished, monkeypatch):
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(
+    torn, finished, monkeypatch, capsys
+):
     folder, _ = finished
     lost = folder / "arms" / "mixkd" / "1" / "evaluation.json"
     before, stamps = lost.read_bytes(), _stamps(folder)
     lost.unlink()
+    if torn:
+        lost.write_bytes(before[:100])
     monkeypatch.setattr(group, "take_step", lambda *_: 1 / 0)
     told, during = [], Progress.during
     monkeypatch.setattr(
@@ -151,6 +156,7 @@ def test_what_lost_its_evaluation_is_evaluated_and_nothing_else_is_done(finished
     small.run(folder)
     assert [what for what in told if what.startswith("evaluating")] == ["evaluating arms/mixkd/1"]
     assert lost.read_bytes() == before
+    assert (f"{lost} is damaged; it is made again" in capsys.readouterr().err) == torn
     changed = {name for name, stamp in _stamps(folder).items() if stamps.get(name) != stamp}
     assert {name for name in changed if not name.startswith("tensorboard")} == {
         "arms/mixkd/1/evaluation.json",

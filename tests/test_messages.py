@@ -62,6 +62,16 @@ def test_a_lost_process_is_told_to_the_others():
     assert "Traceback" in _ended(lost)  # nothing of the kind is known of one process
 
 
+def test_sigterm_before_there_is_a_run_is_one_line():
+    program = PROGRAM.format(first="SystemExit(143)", distributed=False).replace(
+        "except Exception as error", "except ImportError as error"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=small.ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (143, "stopped; nothing was written yet\n")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     for distributed in (False, True):
         said = _ended("TypeError('a fault')", distributed)

@@ -46,10 +46,14 @@ class MetricsLog:
         lines = self.folder.metrics
         if self.enabled and lines.exists():
             text = lines.read_bytes()
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+            read = [(line, *_place(line)) for line in whole]
+            if unread := sum(own is None for _, own, _ in read):
+                print(f"{lines}: {unread} lines of no run are left out", file=sys.stderr)
             kept = b"".join(
                 line
-                for line in text.splitlines(keepends=True)
-                if line.endswith(b"\n") and not _is_later(line, model, step)
+                for line, own, at in read
+                if own is not None and not (own == model and at > step)
             )
             if kept != text:
                 write_bytes(lines, kept)
@@ -125,10 +129,10 @@ def _are_names(found: Any) -> bool:
     return isinstance(found, list) and all(isinstance(name, str) for name in found)
 
 
-def _is_later(line: bytes, model: str, step: int) -> bool:
+def _place(line: bytes) -> tuple[str | None, int]:
+    """Returns the model and the step that a line is of; None and 0 if it is none of a run."""
     try:
         written: Any = json.loads(line)
-        return written["run"] == model and written["step"] > step
+        return str(written["run"]), int(written["step"])
     except (ValueError, KeyError, TypeError):
-        print("metrics.jsonl: a line that is no line of a run is left out", file=sys.stderr)
-        return True
+        return None, 0
