@@ -125,8 +125,9 @@ def analysis(rng: np.random.Generator, *, teacher: bool = False) -> dict:
         "path": {"lam": np.linspace(0, 1, 21).tolist(), **_statistics(rng, names, 21)},
         "straightness": _statistics(rng, ["straightness"])["straightness"],
     }
+    compared = () if teacher else ("kl_teacher", "agreement")
+    test["real"] = _statistics(rng, ("accuracy", *compared))
     if not teacher:
-        test["real"] = _statistics(rng, ("kl_teacher", "agreement"))
         test["cka"] = {"real": float(rng.random()), "mixed": float(rng.random())}
     low, accuracy, high = np.sort(rng.random((3, BINS)), 0)
     risk = np.sort(rng.random(20))

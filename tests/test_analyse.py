@@ -94,6 +94,8 @@ def test_numbers_are_those_of_numpy(probe, predictions):
     path = special.softmax(own.path.logits.astype(float), -1).reshape(21, 5, 4)
     entropy = np.asarray(stats.entropy(path, axis=-1)).mean(1)
     np.testing.assert_allclose(found["path"]["entropy"]["mean"], entropy, rtol=1e-4)
+    correct = own.real.logits.argmax(-1) == pairs.labels
+    assert found["real"]["accuracy"]["mean"] == pytest.approx(correct.mean())
     assert found["path"]["lam"] == [round(k / 20, 2) for k in range(21)]
     # At both ends of a path a mixture is an image itself.
     ends = np.array(found["path"]["nonlinearity"]["mean"])[[0, -1]]
@@ -117,3 +119,4 @@ def test_a_teacher_is_compared_with_nobody(probe, predictions):
     (teacher, _), _ = predictions
     split = analyse.analyse(probe, teacher)["splits"]["test"]
     assert "cka" not in split and "kl_teacher" not in split["mixed"]["all"]["overall"]
+    assert set(split["real"]) == {"accuracy"}

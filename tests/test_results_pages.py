@@ -1,10 +1,13 @@
 """The pages of results say what the committed results say."""
 
 import re
-import runpy
 
+import analysed
 import pytest
+import seeds
 import small
+import softness
+import unfamiliar
 from etils import epath
 
 from mixkd_jax.report import tables
@@ -13,6 +16,9 @@ from mixkd_jax.report.shapes import check, load
 
 ROOT = small.ROOT / "docs/results"
 STUDIES = sorted(ROOT.rglob("results.json"))
+COLUMNS = {name: analysed.columns_of(name) for name in analysed.TABLES}
+COLUMNS |= {"unfamiliar": unfamiliar.COLUMNS, "softness": softness.COLUMNS}
+MEASURED = sorted(file for name in COLUMNS for file in ROOT.rglob(f"{name}.json"))
 PAGES = sorted({file.parent.parent / "README.md" for file in STUDIES})
 
 
@@ -23,6 +29,11 @@ def rows(text):
 
 def made(file):
     return {name: tables.markdown(t) for name, t in tables.every(load(epath.Path(file))).items()}
+
+
+def measured(file):
+    """The table of what a script beside the studies has written."""
+    return rows(seeds.markdown(load(epath.Path(file)), COLUMNS[file.stem]))
 
 
 def name_of(row):
@@ -49,8 +60,8 @@ def test_no_row_of_a_page_is_made_by_hand(page):
         for table in made(file).values():
             known |= set(rows(table))
         models |= {name_of(row) for row in rows(made(file)["results"])[2:]}
-    for file in page.parent.glob("*/*.md"):  # of scripts beside the studies
-        known |= set(rows(file.read_text()))
+    for file in set(MEASURED) & set(page.parent.glob("*/*.json")):
+        known |= set(measured(file))
     for row in rows(page.read_text()):
         assert name_of(row) not in models or row in known, f"made by hand: {row}"
 
@@ -69,48 +80,10 @@ def test_verdicts_are_those_of_the_results(page):
         assert found[name][study]["shows"] == shows
 
 
-ANALYSED = runpy.run_path(str(ROOT / "cifar10/analysed.py"), run_name="script")
-
-
-def test_tables_of_an_analysis_are_means_over_seeds():
-    def analysis(value):
-        at = {"nonlinearity": {"mean": value}, "entropy": {"mean": 0.5}, "outside": {"mean": value}}
-        other = {name: {"mean": float("nan")} for name in at}
-        count = [3, 1, 0, 0] + 16 * [1]
-        means = [value, value + 0.4, None, None] + 16 * [0.25]
-        bins = {"outside": {"count": count, "mean": means}}
-        mixed = {
-            "same": {"overall": at, "peak": at},
-            "different": {"overall": other, "peak": other},
-            "all": {"bins": bins},
-        }
-        severities = [value - severity / 100 for severity in range(6)]
-        scores = {"mean": {"accuracy": severities, "overconfidence": severities}}
-        return {"splits": {"test": {"mixed": mixed}}, "corruption": {"scores": scores}}
-
-    analyses = [analysis(value) for value in (0.1, 0.2, 0.3)]
-    cells = {}
-    for name in ANALYSED["TABLES"]:
-        found = {"mixkd": ANALYSED["summarized"](analyses, name)}
-        (row,) = rows(ANALYSED["table"](found, name))[2:]
-        cells[name] = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells["pairs"] == [
-        *("mixkd", "0.200 ± 0.100", "", "0.500 ± 0.000", "", "20.0 ± 10.0", ""),
-    ]
-    assert cells["outside"] == ["mixkd", "30.0 ± 10.0", *4 * ["25.0 ± 0.0"]]
-    shown = ["20.0 ± 10.0", "19.0 ± 10.0", "17.0 ± 10.0", "15.0 ± 10.0"]
-    assert cells["corruption"] == ["mixkd", *shown, *shown]
-
-
-@pytest.mark.parametrize("name", ANALYSED["TABLES"])
-def test_tables_of_an_analysis_are_on_its_page(name):
-    files = list(ROOT.rglob(f"{name}.json"))
-    assert files
-    for file in files:
-        made = rows(ANALYSED["table"](load(epath.Path(file)), name))
-        assert made == rows(file.with_suffix(".md").read_text())
-        page = rows((file.parent.parent / "README.md").read_text())
-        assert all(row in page for row in made[2:])
+@pytest.mark.parametrize("file", MEASURED, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_tables_of_scripts_are_on_their_page(file):
+    page = rows((file.parent.parent / "README.md").read_text())
+    assert all(row in page for row in measured(file)[2:])
 
 
 def test_figures_are_small():

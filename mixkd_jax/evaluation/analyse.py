@@ -185,14 +185,15 @@ def _analyse_split(
         },
         "straightness": _straightness(model.path.features, path_pairs),
     }
+    real = {"accuracy": model.real.logits.argmax(-1) == pairs.labels}
     if teacher is not None:
-        real = between.compare(teacher.real.logits, model.real.logits)
-        real = {key: np.asarray(value, np.float64) for key, value in real.items()}
-        found["real"] = between.statistics(real, np.zeros(len(pairs.images), int))
+        real |= between.compare(teacher.real.logits, model.real.logits)
         found["cka"] = {
             part: _cka(getattr(teacher, part).features, getattr(model, part).features)
             for part in ("real", "mixed")
         }
+    real = {name: np.asarray(value, np.float64) for name, value in real.items()}
+    found["real"] = between.statistics(real, np.zeros(len(pairs.images), int))
     return found
 
 

@@ -1,12 +1,13 @@
-"""More of a run's analysis than its report has: three tables of its arms.
+"""More of a run's analysis than its report has: four tables of its arms.
 
     python docs/results/cifar10/analysed.py runs/study --table=pairs --out=pairs.json
 
 pairs: L_NL in nats, the entropy at the peak (0.45 < λ < 0.55) in nats, and the probability outside
 the pair's classes, for mixed test images of one class and of two. outside: the last one by λ.
 corruption: accuracy and confidence - accuracy of the first test images (as many as
-`analysis.corrupted_images`), averaged over the corruptions, by severity, 0 being none. Cells are
-means over seeds with their sample standard deviation.
+`analysis.corrupted_images`), averaged over the corruptions, by severity, 0 being none. learned:
+accuracy on images that students learned from, as they are, beside that on test images (1,000 each,
+or as many as `analysis.pairs`). Cells are means over seeds with their sample standard deviation.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import tabulate
+from seeds import markdown
 
 from mixkd_jax.config import ConfigError
 from mixkd_jax.files import write_json
@@ -54,6 +55,10 @@ def _corrupted(measure: str, severity: int) -> Callable[[Any], float]:
     return lambda found: found["corruption"]["scores"]["mean"][measure][severity]
 
 
+def _accuracy(split: str) -> Callable[[Any], float]:
+    return lambda found: found["splits"][split]["real"]["accuracy"]["mean"]
+
+
 TABLES = {
     "pairs": [
         Column(f"{heading}, {kind}", _mixed(kind, where, quantity), *shown)
@@ -73,6 +78,11 @@ TABLES = {
         for heading, measure in (("accuracy %", "accuracy"), ("conf-acc %", "overconfidence"))
         for severity in (0, 1, 3, 5)
     ],
+    "learned": [
+        Column("accuracy %, learned from", _accuracy("train")),
+        Column("accuracy %, test", _accuracy("test")),
+        Column("difference", lambda found: _accuracy("train")(found) - _accuracy("test")(found)),
+    ],
 }
 
 
@@ -91,9 +101,14 @@ def main() -> None:
         model: summarized(analyses, options.table)
         for model, analyses in by_model(records, records.analyses).items()
     }
-    print(table(found, options.table))
+    print(markdown(found, columns_of(options.table)))
     if options.out:
         write_json(options.out, found)
+
+
+def columns_of(name: str) -> dict[str, tuple[float, int]]:
+    """Returns by heading what numbers are multiplied with, and their digits."""
+    return {column.heading: (column.scale, column.digits) for column in TABLES[name]}
 
 
 def summarized(analyses: list[Any], name: str) -> dict[str, Any]:
@@ -103,24 +118,6 @@ def summarized(analyses: list[Any], name: str) -> dict[str, Any]:
         heading: interval(value for value in each if not math.isnan(value))
         for heading, each in values.items()
     }
-
-
-def table(found: dict[str, dict[str, Any]], name: str) -> str:
-    """Returns a table in Markdown: mean ± standard deviation over seeds."""
-
-    def cell(column: Column, spread: dict[str, Any]) -> str:
-        if spread["mean"] is None:
-            return ""
-        text = f"{column.scale * spread['mean']:.{column.digits}f}"
-        if spread["std"] is None:
-            return text
-        return f"{text} ± {column.scale * spread['std']:.{column.digits}f}"
-
-    columns = TABLES[name]
-    rows = [[model, *(cell(c, row[c.heading]) for c in columns)] for model, row in found.items()]
-    headings = ["model", *(column.heading for column in columns)]
-    align = ("left", *["right"] * len(columns))
-    return tabulate.tabulate(rows, headings, "github", disable_numparse=True, colalign=align)
 
 
 if __name__ == "__main__":

@@ -16,22 +16,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import tabulate
+from seeds import markdown, models_of
 from sklearn.metrics import roc_auc_score
 
 from mixkd_jax import cpu, data, load_model, vicinal
 from mixkd_jax.config import ConfigError
 from mixkd_jax.files import write_json
-from mixkd_jax.folder import TEACHER, Folder, student_name
 from mixkd_jax.model import ModelError
 from mixkd_jax.report.intervals import interval
-from mixkd_jax.report.records import read
 
-HEADINGS = {
-    "confidence": "confidence %",
-    "entropy": "entropy",
-    "auroc_confidence": "AUROC by confidence %",
-    "auroc_entropy": "AUROC by entropy %",
+COLUMNS = {
+    "confidence %": (100, 1),
+    "entropy": (1, 3),
+    "AUROC by confidence %": (100, 1),
+    "AUROC by entropy %": (100, 1),
 }
 
 
@@ -47,32 +45,22 @@ def main() -> None:
         found = measure(options.run, options.arms.split(","))
     except (FileNotFoundError, ConfigError, ModelError, data.DataError) as error:
         sys.exit(f"error: {error}")
-    print(table(found))
+    print(markdown(found, COLUMNS))
     if options.out:
         write_json(options.out, found)
 
 
 def measure(run: str, arms: list[str]) -> dict[str, dict[str, Any]]:
     """Returns by model and quantity what `intervals.interval` does, over seeds."""
-    records, folder = read(run), Folder.at(run)
-    models = {TEACHER: [TEACHER]}
-    for arm in arms:
-        if not records.seeds(arm):
-            raise ConfigError(f"--arms: expected arms of {run}, got {arm}")
-        models[arm] = [student_name(arm, seed) for seed in records.seeds(arm)]
-    of_run = records.config["data"]
-    familiar = data.load(of_run["name"], data_dir=of_run["dir"], download=of_run["download"])
+    models, familiar = models_of(run, arms)
     digits = data.load("digits")
     pixels = np.concatenate([digits.train.images, digits.test.images])
     rows = {
-        model: [
-            scores(load_model(folder.model(name).path), familiar.test.images, pixels)
-            for name in names
-        ]
-        for model, names in models.items()
+        model: [scores(load_model(path), familiar.images, pixels) for path in paths]
+        for model, paths in models.items()
     }
     return {
-        model: {name: interval([row[name] for row in found]) for name in HEADINGS}
+        model: {name: interval([row[name] for row in found]) for name in COLUMNS}
         for model, found in rows.items()
     }
 
@@ -89,26 +77,13 @@ def scores(model: Any, familiar: np.ndarray, digits: np.ndarray) -> dict[str, fl
     is_digit = np.repeat([0, 1], [len(known), len(unknown)])
     both = np.concatenate([known, unknown])
     entropy = np.asarray(vicinal.entropy(both))
-    return {
-        "confidence": float(unknown.max(-1).mean()),
-        "entropy": float(entropy[len(known) :].mean()),
-        "auroc_confidence": float(roc_auc_score(is_digit, -both.max(-1))),
-        "auroc_entropy": float(roc_auc_score(is_digit, entropy)),
-    }
-
-
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """Returns a table in Markdown: mean ± standard deviation over seeds."""
-
-    def cell(name: str, spread: dict[str, Any]) -> str:
-        scale, digits = (1, 3) if name == "entropy" else (100, 1)
-        text = f"{scale * spread['mean']:.{digits}f}"
-        return text if spread["std"] is None else f"{text} ± {scale * spread['std']:.{digits}f}"
-
-    rows = [[model, *(cell(n, row[n]) for n in HEADINGS)] for model, row in found.items()]
-    align = ("left", *["right"] * len(HEADINGS))
-    headings = ["model", *HEADINGS.values()]
-    return tabulate.tabulate(rows, headings, "github", disable_numparse=True, colalign=align)
+    found = (
+        float(unknown.max(-1).mean()),
+        float(entropy[len(known) :].mean()),
+        float(roc_auc_score(is_digit, -both.max(-1))),
+        float(roc_auc_score(is_digit, entropy)),
+    )
+    return dict(zip(COLUMNS, found, strict=True))
 
 
 if __name__ == "__main__":
