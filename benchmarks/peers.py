@@ -12,7 +12,8 @@ Both sides have the same weights, keep the same images on the device, crop, flip
 query the teacher in evaluation mode, and train the student by the KL divergence at temperature 2
 with SGD. The losses of the first steps, on batches that are mixed beforehand, are compared: if they
 differ, it ends there. Then both take steps in turn in one process. PyTorch runs as it is (eager),
-with channels last, and compiled, in float32 or in autocast. Needs `pip install -e ".[bench]"`.
+with channels last, compiled, and in bfloat16 (channels last, autocast; so do all modes with
+--dtype=bfloat16). Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.randomness import stream
 
-MODES = ("eager", "channels_last", "compile")
+MODES = ("eager", "channels_last", "compile", "bfloat16")
 PADDING, TEMPERATURE, MEAN, STD = 4, 2.0, 0.5, 0.25
 TOLERANCE = {"float32": 0.02, "bfloat16": 0.08}  # of losses; GPUs round float32 to TF32
 Steps = Callable[[int], None]  # takes so many steps and waits for the last
@@ -74,7 +75,7 @@ def main() -> None:
     losses = compare(teacher, fit, start, twins, device, options)
     print(_told(losses), flush=True)
     sides: dict[str, Steps] = {"mixkd_jax": ours(teacher, fit, start)}
-    for mode in options.modes or (MODES if device.type == "cuda" else MODES[:2]):
+    for mode in options.modes or (MODES[:3] if device.type == "cuda" else MODES[:2]):
         sides[f"PyTorch, {mode}"] = theirs(twins, device, mode, options)
     rows, steps = alternate(sides, options.repeats, device)
     found = summary(rows, steps, losses, options, device)
@@ -118,11 +119,17 @@ def _twin(name: str, options: argparse.Namespace) -> torch.nn.Module:
 def _as_twins(
     twins: list[torch.nn.Module], teacher: Teacher, fit: Fit
 ) -> tuple[Teacher, dict[str, Any]]:
-    """Returns the teacher and the student's variables with the twins' weights, by way of files."""
+    """Returns the teacher and the student's variables with the twins' weights.
+
+    They come by way of files, as those of users do, but for `cnn`.
+    """
     found = []
     networks: list[Any] = [teacher.network, fit.recipe.network]
     with tempfile.TemporaryDirectory() as folder:
         for twin, network in zip(twins, networks, strict=True):
+            if isinstance(twin, torch_models.CNN):
+                found.append(jax.tree.map(jnp.array, twin.variables()))
+                continue
             path = f"{folder}/twin.safetensors"
             safetensors.torch.save_file(twin.state_dict(), path)
             loaded = weights.load_weights(path, network.module, fit.images.image_shape)
@@ -183,7 +190,7 @@ class Loop:
             nesterov=True,
         )
         self.layout, self.device = layout, device
-        self.autocast = options.dtype == "bfloat16"
+        self.autocast = "bfloat16" in (options.dtype, mode)
         self.teacher, self.student = teacher.eval(), student.train()
         if mode == "compile":
             self.teacher, self.student = torch.compile(teacher), torch.compile(student)

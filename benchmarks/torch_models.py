@@ -7,9 +7,11 @@ of their layers, which files have, are RepDistiller's and mdistiller's
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -118,6 +120,48 @@ class WideResNet(nn.Module):
         return self.fc(self.bn1(x).relu().mean((2, 3)))
 
 
+class CNN(nn.Module):
+    """Two convolutions of stride 2 and a classifier, for small images."""
+
+    def __init__(self, classes: int, image_size: int):
+        """Makes the layers."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.fc = nn.Linear(32 * math.ceil(image_size / 4) ** 2, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps images [B, 3, H, W] to logits."""
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        return self.fc(x.permute(0, 2, 3, 1).flatten(1))
+
+    def variables(self) -> dict[str, Any]:
+        """Returns what this package's `cnn` takes, which no kind of file has."""
+
+        def kernel(conv: nn.Conv2d) -> np.ndarray:
+            return conv.weight.detach().numpy().transpose(2, 3, 1, 0).reshape(-1, conv.out_channels)
+
+        convs, norms = (self.conv1, self.conv2), (self.bn1, self.bn2)
+        params: dict[str, Any] = {
+            "classifier": {
+                "kernel": self.fc.weight.detach().numpy().T,
+                "bias": self.fc.bias.detach().numpy(),
+            }
+        }
+        statistics = {}
+        for k, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
+            params[f"convs_{k}"] = {"Dense_0": {"kernel": kernel(conv)}}
+            scale, bias = (each.detach().numpy() for each in (norm.weight, norm.bias))
+            params[f"norms_{k}"] = {"scale": scale, "bias": bias}
+            buffers = dict(norm.named_buffers())
+            statistics[f"norms_{k}"] = {
+                name: buffers[f"running_{name}"].numpy() for name in ("mean", "var")
+            }
+        return {"params": params, "batch_stats": statistics}
+
+
 _WIDTHS = {"": (16, 16, 32, 64), "x4": (32, 64, 128, 256)}
 # Options that leave out what this package's models of the same names don't have.
 _TORCHVISION: dict[str, dict[str, Any]] = {
@@ -133,13 +177,15 @@ def create(name: str, classes: int, image_size: int = 224) -> nn.Module:
     """Returns the twin of a model, at random.
 
     Args:
-      name: of this package's model: a CIFAR ResNet or WRN, or one that ends in "_torch".
+      name: of this package's model: cnn, a CIFAR ResNet or WRN, or one that ends in "_torch".
       classes: number of logits.
-      image_size: pixels of both sides, which a ViT must know.
+      image_size: pixels of both sides, which `cnn` and a ViT must know.
 
     Raises:
       ValueError: if the model has no twin here.
     """
+    if name == "cnn":
+        return CNN(classes, image_size)
     if found := re.fullmatch(r"resnet(\d+)(x4)?", name):
         depth, times = found.groups(default="")
         if (int(depth) - 2) % 6 == 0:
@@ -149,8 +195,8 @@ def create(name: str, classes: int, image_size: int = 224) -> nn.Module:
     theirs = name.removesuffix("_torch").replace("vit_b16", "vit_b_16")
     if theirs == name or theirs not in _TORCHVISION:
         raise ValueError(
-            f"expected a CIFAR ResNet or WRN, or one of {', '.join(_TORCHVISION)} by its name that "
-            f"ends in _torch, got {name}"
+            f"expected cnn, a CIFAR ResNet or WRN, or one of {', '.join(_TORCHVISION)} by its name "
+            f"that ends in _torch, got {name}"
         )
     import torchvision
 

@@ -42,14 +42,20 @@ def peers(*arguments):
     return subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
 
 
-def test_peers_agree_in_their_losses_and_are_timed_in_turn(tmp_path):
+@pytest.mark.parametrize("model", ["resnet8", "cnn"])
+def test_peers_agree_in_their_losses_and_are_timed_in_turn(tmp_path, model):
     pytest.importorskip("torchvision", reason="needs torchvision, of the extra bench")
     out = tmp_path / "peers.json"
-    small_pair = ("--teacher=resnet8", "--student=resnet8", "--batch-size=8", "--num-examples=16")
-    done = peers(*small_pair, "--repeats=2", "--modes=channels_last", f"--out={out}")
+    pair = (f"--teacher={model}", f"--student={model}", "--image-size=8")
+    pair += ("--batch-size=8", "--num-examples=16")
+    done = peers(*pair, "--repeats=2", "--modes=channels_last,bfloat16", f"--out={out}")
     assert not done.returncode, done.stderr
     found = json.loads(out.read_text())
-    assert [row[""] for row in found["rows"]] == ["mixkd_jax", "PyTorch, channels_last"]
+    assert [row[""] for row in found["rows"]] == [
+        "mixkd_jax",
+        "PyTorch, channels_last",
+        "PyTorch, bfloat16",
+    ]
     own, other = found["losses"].values()
     assert own == pytest.approx(other, rel=1e-3) and len(set(own)) == len(own) == 5
     assert all(row["ms a step"] > 0 for row in found["rows"])
@@ -59,7 +65,7 @@ def test_peers_say_which_models_pytorch_has(tmp_path):
     pytest.importorskip("torchvision", reason="needs torchvision, of the extra bench")
     done = peers("--teacher=resnet152v2")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "expected a CIFAR ResNet or WRN, or one of resnet50, " in done.stderr
+    assert "expected cnn, a CIFAR ResNet or WRN, or one of resnet50, " in done.stderr
 
 
 def test_devices_tell_each_other_gradients_and_statistics_and_nothing_else():
