@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mixkd_jax import representation
@@ -210,8 +211,11 @@ def _cka(teacher: np.ndarray | None, student: np.ndarray | None) -> float | None
     """None of a model that doesn't give its features, or whose features are all the same."""
     if teacher is None or student is None or len(teacher) < _FEWEST_INPUTS:
         return None
-    found = float(representation.linear_cka(teacher, student))
+    found = float(_linear_cka(teacher, student))
     return None if np.isnan(found) else found
+
+
+_linear_cka = jax.jit(representation.linear_cka)
 
 
 def _values(

@@ -47,18 +47,21 @@ def measure(real: Predictions, mixed: Predictions, pairs: Pairs) -> Values:
       mixed: predictions for the n mixtures of `pairs`.
       pairs: what was mixed.
     """
-    values = _jitted(real.logits, mixed.logits, pairs.labels, pairs.i, pairs.j, pairs.lam)
+    # Rows are gathered here, so that splits with as many pairs share one program.
+    ends = [(real.logits[side], pairs.labels[side]) for side in (pairs.i, pairs.j)]
+    values = _jitted(*ends, mixed.logits, pairs.lam)
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 @jax.jit
-def _jitted(real, mixed, labels, i, j, lam):
-    probs, p = jax.nn.softmax(real), jax.nn.softmax(mixed)
-    reference = mixup.interpolate(lam, probs[i], probs[j])
-    outside = 1 - vicinal.pair_mass(p, labels[i], labels[j])
-    outside_reference = 1 - vicinal.pair_mass(reference, labels[i], labels[j])
+def _jitted(first, second, mixed, lam):
+    (logits_i, label_i), (logits_j, label_j) = first, second
+    p_i, p_j, p = (jax.nn.softmax(logits) for logits in (logits_i, logits_j, mixed))
+    reference = mixup.interpolate(lam, p_i, p_j)
+    outside = 1 - vicinal.pair_mass(p, label_i, label_j)
+    outside_reference = 1 - vicinal.pair_mass(reference, label_i, label_j)
     return {
-        "nonlinearity": vicinal.nonlinearity(probs[i], probs[j], p, lam),
+        "nonlinearity": vicinal.nonlinearity(p_i, p_j, p, lam),
         "entropy": vicinal.entropy(p),
         "kl_reference": vicinal.kl_divergence(p, reference),
         "outside": outside,

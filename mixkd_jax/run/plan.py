@@ -203,7 +203,8 @@ class Plan:
             total=steps.total,
         )
         optimizer = create_optimizer(training.optimizer, schedule, path=f"config.{role}.optimizer")
-        return {"steps": steps, "schedule": schedule, "optimizer": optimizer}
+        # Log lines ask for the rate: one program, not one for each of its operations.
+        return {"steps": steps, "schedule": jax.jit(schedule), "optimizer": optimizer}
 
 
 def _head_stage(training: config.Training) -> config.Training:
