@@ -13,9 +13,11 @@ short: 10,000 training images without augmentation. The teacher learns them by h
   logits are divided (C5), other losses on clean and on mixed inputs, partial mixup, another alpha.
 augmented: 45,000 images, cropped and flipped at random, and the four basic arms.
 small: the claims' arms for two cores: 5,000 images at 16 pixels, a quarter of the arithmetic.
-losses: the same images and teacher; other losses on clean and on mixed inputs, partial mixup,
+medium: 10,000 of these images, and the four basic arms.
+losses: the images and teacher of `small`; other losses on clean and on mixed inputs, partial mixup,
   another alpha, and the temperature that is the teacher's standard deviation.
 ample: 45,000 images at 16 pixels, cropped and flipped at random, and the four basic arms.
+ample-losses: the same images and teacher, and other losses on mixed inputs, `dist` on clean ones.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +26,7 @@ from mixkd_jax.config import arguments
 from mixkd_jax.configs import cifar
 
 CHOICES = {
-    "regime": ("short", "augmented", "small", "losses", "ample"),
+    "regime": ("short", "augmented", "small", "medium", "losses", "ample", "ample-losses"),
     "student": ("resnet8", "resnet14"),
 }
 BASES = ("kd", "mixkd")
@@ -47,6 +49,10 @@ ARMS = {
         *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
     ),
     "losses": (*BASIC, *(f"{base}:temperature=std" for base in BASES), *LOSSES),
+    "ample-losses": (
+        *("ce", "kd", "mixkd", "kd:loss=dist"),
+        *(f"mixkd:loss={loss}" for loss in ("dist", "lskd", "rld", "dkd")),
+    ),
 }
 
 
@@ -63,7 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
         training.duration = "30 epochs"
     if student == "resnet8":
         config.arms = ARMS.get(regime, BASIC)
-    if regime in ("small", "losses", "ample"):
+    if regime not in ("short", "augmented"):
         config.data.image_size = 16
     else:
         for training in (config.teacher, config.student):
@@ -72,8 +78,8 @@ def get_config(argument: str = "") -> ConfigDict:
             training.schedule.warmup = "2 epochs"
     if regime == "short":
         _without_augmentation(config, 10_000)
-    elif regime in ("small", "losses"):
-        _without_augmentation(config, 5000)
+    elif regime in ("small", "medium", "losses"):
+        _without_augmentation(config, 10_000 if regime == "medium" else 5000)
         config.student.duration = "20 epochs"
     else:
         config.data.validation_examples = 5000
