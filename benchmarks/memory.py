@@ -10,9 +10,12 @@ the measures themselves hold, beside a network and its images. Each runs in a pr
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import multiprocessing
+import os
 import pathlib
+import platform
 import resource
 import time
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mixkd_jax import cpu
 from mixkd_jax.data import Split
 from mixkd_jax.evaluation import analyse
 from mixkd_jax.evaluation.evaluate import evaluate
@@ -31,9 +35,11 @@ from mixkd_jax.training.feeds import Images, OnDevice
 
 def main() -> None:
     """Prints and, with --out, writes the peak of each."""
+    cpu.tune()
     options = _options()
     found: dict[str, Any] = {"setting": {k: v for k, v in vars(options).items() if k != "out"}}
-    found["jax"] = jax.__version__
+    found |= {"jax": jax.__version__, "machine": platform.machine(), "cpus": os.cpu_count()}
+    found["date"] = datetime.date.today().isoformat()
     for what in ("evaluate", "analyse"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[what] = pool.apply(_measure, (what, options))

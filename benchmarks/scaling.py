@@ -1,7 +1,7 @@
 r"""What devices tell each other in a step, read off the compiled program, and what it costs them.
 
     python benchmarks/scaling.py --out=scaling.json
-    python benchmarks/scaling.py --teacher=convnext_large --student=resnet50 --image-size=224 \\
+    python benchmarks/scaling.py --teacher=convnext_large --student=resnet50 --image-size=224 \
         --per-device=25 --dtype=bfloat16
 
 The student's update and the teacher's query are compiled ahead of time for 8, 64 and 256 devices,

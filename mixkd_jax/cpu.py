@@ -1,4 +1,4 @@
-"""Makes JAX fast on CPUs; without effect on other devices.
+"""Makes JAX fast on CPUs; what it sets changes nothing of programs on other devices.
 
 The commands of this package call `tune` themselves. In a program of your own, before the first
 array is made:

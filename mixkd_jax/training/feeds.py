@@ -23,7 +23,7 @@ from mixkd_jax.data.device import Examples, Feed, Loaded, Shuffled
 from mixkd_jax.data.stream import Batches, Stream
 from mixkd_jax.training import sharding
 
-_KEPT_BYTES = 2**28  # of images decoded for `Streamed.take`
+_KEPT_BYTES = 2**29  # of images decoded for `Streamed.take`
 
 
 class Images(Protocol):
