@@ -35,7 +35,6 @@ from mixkd_jax.training.feeds import Images, OnDevice
 
 def main() -> None:
     """Prints and, with --out, writes the peak of each."""
-    cpu.tune()
     options = _options()
     found: dict[str, Any] = {"setting": {k: v for k, v in vars(options).items() if k != "out"}}
     found |= {"jax": jax.__version__, "machine": platform.machine(), "cpus": os.cpu_count()}
@@ -49,6 +48,7 @@ def main() -> None:
 
 
 def _measure(what: str, options: argparse.Namespace) -> dict[str, float]:
+    cpu.tune()
     before, began = _peak(), time.perf_counter()
     {"evaluate": _evaluate, "analyse": _analyse}[what](options)
     return {
