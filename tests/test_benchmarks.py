@@ -61,6 +61,16 @@ def test_peers_agree_in_their_losses_and_are_timed_in_turn(tmp_path, model):
     assert all(row["ms a step"] > 0 for row in found["rows"])
 
 
+def test_decoding_is_timed_by_size_and_threads(tmp_path):
+    pytest.importorskip("grain", reason="needs grain, of the extra stream")
+    script, out = small.ROOT / "benchmarks/decode.py", tmp_path / "decode.json"
+    flags = ("--image-size=32", "--batch-size=4", "--batches=1", "--repeats=1", f"--out={out}")
+    subprocess.run([sys.executable, str(script), *flags], check=True, capture_output=True)
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["stored"] for row in rows} == {"500x375", "341x256"}
+    assert all(row["images/s"] > 0 and row["kB"] > 1 for row in rows)
+
+
 def test_peers_say_which_models_pytorch_has(tmp_path):
     pytest.importorskip("torchvision", reason="needs torchvision, of the extra bench")
     done = peers("--teacher=resnet152v2")
