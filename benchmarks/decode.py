@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import json
 import os
 import platform
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 
 from mixkd_jax.data import Item
 from mixkd_jax.data.stream import Batches, Stream
+from mixkd_jax.files import write_json
 
 SIZES = ((500, 375), (341, 256))  # width and height
 
@@ -97,9 +97,7 @@ def main() -> None:
             "pillow": PIL.__version__,
             "date": datetime.date.today().isoformat(),
         }
-        with open(options.out, "w") as file:
-            json.dump(found, file, indent=2)
-            file.write("\n")
+        write_json(options.out, found)
 
 
 def parse() -> argparse.Namespace:

@@ -2,23 +2,17 @@
 
 import re
 
-import analysed
+import committed
 import pytest
-import seeds
 import small
-import softness
-import unfamiliar
 from etils import epath
 
-from mixkd_jax.report import tables
 from mixkd_jax.report.formats import RESULTS
 from mixkd_jax.report.shapes import check, load
 
 ROOT = small.ROOT / "docs/results"
 STUDIES = sorted(ROOT.rglob("results.json"))
-COLUMNS = {name: analysed.columns_of(name) for name in analysed.TABLES}
-COLUMNS |= {"unfamiliar": unfamiliar.COLUMNS, "softness": softness.COLUMNS}
-MEASURED = sorted(file for name in COLUMNS for file in ROOT.rglob(f"{name}.json"))
+MEASURED = sorted(file for name in committed.COLUMNS for file in ROOT.rglob(f"{name}.json"))
 PAGES = sorted({file.parent.parent / "README.md" for file in STUDIES})
 
 
@@ -28,12 +22,11 @@ def rows(text):
 
 
 def made(file):
-    return {name: tables.markdown(t) for name, t in tables.every(load(epath.Path(file))).items()}
+    return committed.of_run(epath.Path(file))
 
 
 def measured(file):
-    """The table of what a script beside the studies has written."""
-    return rows(seeds.markdown(load(epath.Path(file)), COLUMNS[file.stem]))
+    return rows(committed.of_script(epath.Path(file)))
 
 
 def name_of(row):
@@ -84,6 +77,17 @@ def test_verdicts_are_those_of_the_results(page):
 def test_tables_of_scripts_are_on_their_page(file):
     page = rows((file.parent.parent / "README.md").read_text())
     assert all(row in page for row in measured(file)[2:])
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda file: file.parent.name)
+def test_the_command_prints_all_tables_of_a_study(study, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["committed.py", str(study.parent)])
+    committed.main()
+    printed = rows(capsys.readouterr().out)
+    beside = [row for file in MEASURED if file.parent == study.parent for row in measured(file)]
+    assert set(printed) == {row for table in made(study).values() for row in rows(table)} | {
+        *beside
+    }
 
 
 def test_figures_are_small():
