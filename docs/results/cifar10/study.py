@@ -17,7 +17,8 @@ medium: 10,000 of these images, and the four basic arms.
 losses: the images and teacher of `small`; other losses on clean and on mixed inputs, partial mixup,
   another alpha, and the temperature that is the teacher's standard deviation.
 ample: 45,000 images at 16 pixels, cropped and flipped at random, and the four basic arms.
-ample-losses: the same images and teacher, and other losses on mixed inputs, `dist` on clean ones.
+ample-losses: the same images and teacher, and the other arms of `losses`.
+ample-long: the same images, a teacher of 24 epochs and students of 16; the basic arms and `dist`.
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +26,9 @@ from ml_collections import ConfigDict
 from mixkd_jax.config import arguments
 from mixkd_jax.configs import cifar
 
+AMPLE = ("ample", "ample-losses", "ample-long")
 CHOICES = {
-    "regime": ("short", "augmented", "small", "medium", "losses", "ample", "ample-losses"),
+    "regime": ("short", "augmented", "small", "medium", "losses", *AMPLE),
     "student": ("resnet8", "resnet14"),
 }
 BASES = ("kd", "mixkd")
@@ -49,10 +51,8 @@ ARMS = {
         *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
     ),
     "losses": (*BASIC, *(f"{base}:temperature=std" for base in BASES), *LOSSES),
-    "ample-losses": (
-        *("ce", "kd", "mixkd", "kd:loss=dist"),
-        *(f"mixkd:loss={loss}" for loss in ("dist", "lskd", "rld", "dkd")),
-    ),
+    "ample-losses": (*BASIC, *LOSSES),
+    "ample-long": (*BASIC, "kd:loss=dist"),
 }
 
 
@@ -85,6 +85,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.data.validation_examples = 5000
         for training in (config.teacher, config.student):
             training.duration = "20 epochs" if regime == "augmented" else "8 epochs"
+    if regime == "ample-long":
+        config.teacher.duration, config.student.duration = "24 epochs", "16 epochs"
     return config
 
 
