@@ -274,6 +274,24 @@ def test_the_teacher_is_queried_once_a_step(known, monkeypatch, tmp_path):
     assert counts["query"] == 0  # nobody learns from it
 
 
+def test_steps_pass_nothing_between_host_and_devices(known, monkeypatch, tmp_path):
+    take_step, guarded = group.take_step, []
+
+    def guard(step, *args):
+        # The first step of an epoch draws its order.
+        if step % small.STEPS.per_epoch == 0:
+            return take_step(step, *args)
+        guarded.append(step)
+        with jax.transfer_guard("disallow_explicit"):
+            return take_step(step, *args)
+
+    monkeypatch.setattr(group, "take_step", guard)
+    _train(tmp_path, *(_fit(tmp_path, arm) for arm in ARMS), known=known)
+    assert len(guarded) >= small.STEPS.total // 2
+    with pytest.raises(Exception, match="host-to-device"), jax.transfer_guard("disallow"):
+        jax.jit(lambda x: x + 1)(np.int32(0))
+
+
 def test_a_program_is_compiled_for_each_kind_and_not_for_each_number(tmp_path, monkeypatch):
     traced = []
     update = programs.update_student

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from mixkd_jax.data.device import Feed
 from mixkd_jax.folder import split_name
@@ -160,7 +159,8 @@ def take_step(
     """Draws a step's batch, queries the teacher once, and updates the members that are at it."""
     active = [m for m in members if m.step == step]
     fit = active[0].fit
-    batch = programs.draw(fit)(feed, fit.key, np.int32(step), fit.mixing)
+    # The step is the state's own, so that the host passes nothing to the devices.
+    batch = programs.draw(fit)(feed, fit.key, active[0].state.step, fit.mixing)
     logits = None
     if teacher is not None and any(m.fit.recipe.distils for m in active):
         logits = programs.query(teacher.network, fit)(teacher.variables, batch.images)
