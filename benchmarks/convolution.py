@@ -6,13 +6,16 @@
 the gradient in the weights. The last one is also written as products of matrices, patches of the
 inputs with the gradient of the outputs: all at once, a row of the kernel at a time, and image by
 image. XLA's product of matrices alone, which bounds these, stands beside them, and PyTorch (extra
-`bench`) with its channels last. All take turns.
+`bench`) with its channels last. Forward and both gradients together also come in other layouts, and
+after BatchNorm and ReLU, Flax's and ours: what the convolution alone takes less is the most that
+fusing them by hand could save. All take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -22,12 +25,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tabulate
 
 from mixkd_jax import cpu
+from mixkd_jax.models import batch_norm
 
 SHAPES = ((32, 16), (32, 32), (16, 64), (8, 128))  # pixels, channels
 
@@ -43,8 +48,12 @@ def main() -> None:
         x, t = rng.standard_normal((2, *shape), np.float32)
         w = rng.standard_normal((3, 3, channels, channels), np.float32)
         flops = 2 * x.size * 9 * channels
-        seconds = _medians({**_jax_calls(x, w, t), **_torch_calls(x, w, t)}, options.repeats)
-        rates = {name: round(flops / s / 1e9, 1) for name, s in seconds.items()}
+        once = {**_jax_calls(x, w, t), **_torch_calls(x, w, t)}
+        seconds = _medians({**once, **(thrice := _training_calls(x, w, t))}, options.repeats)
+        rates = {
+            name: round(flops * (3 if name in thrice else 1) / s / 1e9, 1)
+            for name, s in seconds.items()
+        }
         rows.append({"pixels": side, "channels": channels, **rates})
     print(tabulate.tabulate([[name, *(row[name] for row in rows)] for name in rows[0]]))
     if options.out:
@@ -82,8 +91,8 @@ def _call(function: Callable[..., jax.Array], *arrays: jax.Array) -> Callable[[]
     return lambda: jax.block_until_ready(compiled(*arrays))
 
 
-def _convolve(x: jax.Array, w: jax.Array) -> jax.Array:
-    form = ("NHWC", "HWIO", "NHWC")
+def _convolve(x: jax.Array, w: jax.Array, layout: str = "NHWC", kernel: str = "HWIO") -> jax.Array:
+    form = (layout, kernel, layout)
     return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=form)
 
 
@@ -119,6 +128,50 @@ def _by_images(x: jax.Array, w: jax.Array, t: jax.Array) -> jax.Array:
         return total + _by_patches(image[0], w, image[1]), None
 
     return jax.lax.scan(add, jnp.zeros_like(w), (x, t))[0]
+
+
+def _training_calls(*arrays: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """Forward and both gradients in one program."""
+    channels = arrays[0].shape[-1]
+
+    def all_three(function: Callable[..., jax.Array], *arrays: jax.Array) -> Callable[[], Any]:
+        *inputs, t = arrays
+
+        def run(t: jax.Array, *inputs: jax.Array) -> Any:
+            outputs, pull = jax.vjp(function, *inputs)
+            return outputs, pull(t)
+
+        return _call(run, t, *inputs)
+
+    x, w, t = map(jnp.asarray, arrays)
+    calls = {"training": all_three(_convolve, x, w, t)}
+    for layout, kernel in (("NCHW", "OIHW"), ("HWCN", "HWIO"), ("CHWN", "IHWO")):
+        own = (jnp.einsum(f"NHWC->{layout}", a) for a in (x, t))
+        function = functools.partial(_convolve, layout=layout, kernel=kernel)
+        x_own, t_own = own
+        calls[f"training, {layout}"] = all_three(
+            function, x_own, jnp.einsum(f"HWIO->{kernel}", w), t_own
+        )
+    scale = shift = jnp.ones(channels)
+    for name, norm in (("Flax's", _flax), ("our", _ours)):
+        calls[f"training, after {name} BatchNorm and ReLU"] = all_three(
+            functools.partial(_block, norm), x, w, scale, shift, t
+        )
+    return calls
+
+
+def _block(norm: Any, x: jax.Array, w: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """A convolution after BatchNorm and ReLU, as in a WRN."""
+    return _convolve(jax.nn.relu(norm(x, scale, shift)), w)
+
+
+def _ours(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    return batch_norm.normalize(x, scale, shift, 1e-5)[0]
+
+
+def _flax(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    variables = {"params": {"scale": scale, "bias": shift}, "batch_stats": {"mean": 0, "var": 0}}
+    return nn.BatchNorm(False, epsilon=1e-5).apply(variables, x, mutable="batch_stats")[0]
 
 
 def _torch_calls(*arrays: np.ndarray) -> dict[str, Callable[[], Any]]:

@@ -19,13 +19,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mixkd_jax.models import batch_norm
+
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for a linear layer.
 _linear_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # Without an axis name the statistics are over the whole array: under jit with a sharded batch
 # that is the global batch.
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+BatchNorm = functools.partial(batch_norm.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 def conv(filters: int, kernel: int, *, stride: int = 1, dtype: DTypeLike) -> nn.Conv:

@@ -11,6 +11,7 @@ import jax
 
 from mixkd_jax.models import layers
 from mixkd_jax.models.backbone import Backbone
+from mixkd_jax.models.batch_norm import BatchNorm
 
 # Of each inverted residual block: filters, stride, expansion.
 BLOCKS = (
@@ -67,6 +68,6 @@ class MobileNetV2(Backbone):
 
     def norm(self, name: str, x: jax.Array, train: bool) -> jax.Array:
         """Normalises over the batch with Keras' constants for this family, or PyTorch's."""
-        keras = functools.partial(nn.BatchNorm, momentum=0.999, epsilon=1e-3)
+        keras = functools.partial(BatchNorm, momentum=0.999, epsilon=1e-3)
         norm = layers.BatchNorm if self.torch else keras
         return norm(use_running_average=not train, dtype=self.dtype, name=name)(x)

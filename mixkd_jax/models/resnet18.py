@@ -10,6 +10,7 @@ import jax
 
 from mixkd_jax.models import layers
 from mixkd_jax.models.backbone import Backbone, pad_max_pool
+from mixkd_jax.models.batch_norm import BatchNorm
 
 _he_uniform = nn.initializers.he_uniform()
 
@@ -63,7 +64,7 @@ class ResNet18(Backbone):
 
     def norm(self, name: str, x: jax.Array, train: bool, scale: bool = True) -> jax.Array:
         """Normalises over the batch with that package's constants."""
-        return nn.BatchNorm(
+        return BatchNorm(
             use_running_average=not train,
             momentum=0.99,
             epsilon=2e-5,

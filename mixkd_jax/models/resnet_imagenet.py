@@ -13,6 +13,7 @@ import jax
 
 from mixkd_jax.models import layers
 from mixkd_jax.models.backbone import Backbone, pad_max_pool
+from mixkd_jax.models.batch_norm import BatchNorm
 
 _WIDTHS = (64, 128, 256, 512)
 
@@ -28,7 +29,7 @@ class _ResNet(Backbone):
 
     def norm(self, name: str, x: jax.Array, train: bool) -> jax.Array:
         """Normalises over the batch as keras.applications' ResNets do, or PyTorch's."""
-        keras = functools.partial(nn.BatchNorm, momentum=0.99, epsilon=1.001e-5)
+        keras = functools.partial(BatchNorm, momentum=0.99, epsilon=1.001e-5)
         norm = layers.BatchNorm if self.torch else keras
         return norm(use_running_average=not train, dtype=self.dtype, name=name)(x)
 
