@@ -28,6 +28,7 @@ from mixkd_jax.data import Split
 from mixkd_jax.evaluation import analyse
 from mixkd_jax.evaluation.evaluate import evaluate
 from mixkd_jax.evaluation.predict import Predict, Predictions
+from mixkd_jax.evaluation.probe import ProbePredictions, create_probe
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training import sharding
 from mixkd_jax.training.feeds import Images, OnDevice
@@ -66,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _analyse(options: argparse.Namespace) -> None:
     images = _split(options.images, options)
-    probe = analyse.create_probe(
+    probe = create_probe(
         {"train": images, "test": images},
         _split(options.held_out, options),
         None,
@@ -76,7 +77,7 @@ def _analyse(options: argparse.Namespace) -> None:
         seed=0,
     )
     predict = _predict_with(options)
-    student, teacher = (analyse.predict_probe(predict, {}, probe) for _ in range(2))
+    student, teacher = (ProbePredictions(predict, {}, probe, keep=k) for k in (False, True))
     analyse.analyse(probe, student, teacher)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import special
 
 from mixkd_jax.data import Split
+from mixkd_jax.evaluation import between
 from mixkd_jax.evaluation.examples import examples
 from mixkd_jax.evaluation.pairs import draw_pairs
 from mixkd_jax.evaluation.predict import Predictions
@@ -28,15 +29,26 @@ def drawn():
 
 
 def _predictions(seed):
+    """For the images and for the mixtures."""
     rng = np.random.default_rng(seed)
     inputs = (COUNT, PAIRS)
     return tuple(Predictions(rng.normal(0, 3, (n, CLASSES)), None) for n in inputs)
 
 
+def _examples(split, pairs, model, teacher):
+    values = between.measure(model[0], model[1], pairs)
+    if teacher is not None:
+        compared = between.compare(teacher[1].logits, model[1].logits)
+        values |= {name: np.asarray(value) for name, value in compared.items()}
+        values |= between.gains(between.measure(teacher[0], teacher[1], pairs), values)
+    others = None if teacher is None else teacher[1].logits.__getitem__
+    return examples(split, pairs, values, model[1].logits.__getitem__, others)
+
+
 def test_a_teacher_shows_every_rule_with_the_mixed_image(drawn):
     split, pixels, pairs = drawn
     model = _predictions(0)
-    found = examples(split, pairs, model, None)
+    found = _examples(split, pairs, model, None)
     rules = [one["rule"] for one in found]
     assert set(rules) <= {
         "at random",
@@ -60,8 +72,8 @@ def test_a_teacher_shows_every_rule_with_the_mixed_image(drawn):
 def test_a_student_adds_the_one_on_which_it_is_farthest_from_its_teacher(drawn):
     split, _, pairs = drawn
     teacher, student = _predictions(0), _predictions(2)
-    first = examples(split, pairs, teacher, None)
-    found = examples(split, pairs, student, teacher)
+    first = _examples(split, pairs, teacher, None)
+    found = _examples(split, pairs, student, teacher)
     assert [one["pair"] for one in found[: len(first)]] == [one["pair"] for one in first]
     assert not any("image" in one for one in found[: len(first)])
     (own,) = found[len(first) :]
@@ -78,4 +90,4 @@ def test_a_student_adds_the_one_on_which_it_is_farthest_from_its_teacher(drawn):
 def test_where_all_pairs_are_of_one_class_there_is_nothing_to_show(drawn):
     split, _, pairs = drawn
     same = pairs._replace(labels=np.zeros_like(pairs.labels))
-    assert examples(split, same, _predictions(1), _predictions(0)) == []
+    assert _examples(split, same, _predictions(1), _predictions(0)) == []

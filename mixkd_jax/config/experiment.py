@@ -32,7 +32,7 @@ class Analysis:
     pairs: int = fields.field(
         2000,
         "pairs of images mixed with λ ~ U(0, 1), of what students learn from and of the test "
-        "images each; the predictions on all of them are held in memory; 0 analyses nothing",
+        "images each; 0 analyses nothing",
         "0, or an integer of at least 2",
         lambda value: value == 0 or 1 < value < 2**31,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,21 @@ from scipy import special
 
 from mixkd_jax.evaluation import between
 from mixkd_jax.evaluation.pairs import Pairs
-from mixkd_jax.evaluation.predict import Predictions
 from mixkd_jax.training.feeds import Images, fetch
 
 _TOP = 5  # classes that are told of an example
 _MIXED = (0.3, 0.7)  # λ of the examples: inputs in which both images can be seen
 _RANDOM = 2
 
+Logits = Callable[[np.ndarray], np.ndarray]  # from pairs' numbers i[m] to logits f32[m, C]
+
 
 def examples(
     images: Images,
     pairs: Pairs,
-    model: tuple[Predictions, Predictions],
-    teacher: tuple[Predictions, Predictions] | None,
+    values: between.Values,
+    model: Logits,
+    teacher: Logits | None,
 ) -> list[dict[str, Any]]:
     """Returns the examples of a model, as `analysis.json` holds them.
 
@@ -33,28 +36,32 @@ def examples(
     Args:
       images: the split.
       pairs: of it.
-      model: predictions for `pairs.images` and for the n mixtures.
-      teacher: those of its teacher; None for a teacher itself.
+      values: measures of the model's n mixtures; see `between`.
+      model: what it predicts for some of them.
+      teacher: the same of its teacher; None for a teacher itself.
 
     Returns:
       "rule", why it was chosen; "pair", its number; "lam"; "labels" of both images; "classes" and
       "probabilities", the five largest, falling. Those that the teacher doesn't have already also
       have "image", the mixed image as PNG in base64, and "teacher", what that predicts.
     """
-    first = model if teacher is None else teacher
-    shown = _rules(pairs, first)
-    own = shown if teacher is None else {}
-    if teacher is not None and shown:
-        farthest = _farthest(pairs, model[1], teacher[1])
-        own = {} if farthest in shown else {farthest: "farthest from the teacher"}
+    shown = _rules(pairs, values)
+    if not shown:
+        return []
+    own = shown if teacher is None else _farthest(pairs, values, shown)
+    chosen = shown | own
+    logits = dict(zip(chosen, model(np.array([*chosen])), strict=True))
+    others = {}
+    if teacher is not None and own:
+        others = dict(zip(own, teacher(np.array([*own])), strict=True))
     pictures = _pictures(images, pairs, list(own))
     found = []
-    for k, rule in (shown | own).items():
-        example = _example(pairs, k, rule) | _largest(model[1].logits[k])
+    for k, rule in chosen.items():
+        example = _example(pairs, k, rule) | _largest(logits[k])
         if k in own:
             example["image"] = pictures[k]
-            if teacher is not None:
-                example["teacher"] = _largest(teacher[1].logits[k])
+        if k in others:
+            example["teacher"] = _largest(others[k])
         found.append(example)
     return found
 
@@ -65,21 +72,22 @@ def _candidates(pairs: Pairs) -> np.ndarray:
     return np.flatnonzero(~pairs.same & (pairs.lam > low) & (pairs.lam < high))
 
 
-def _rules(pairs: Pairs, predictions: tuple[Predictions, Predictions]) -> dict[int, str]:
+def _rules(pairs: Pairs, values: between.Values) -> dict[int, str]:
     known = _candidates(pairs)
     if not len(known):
         return {}
-    nonlinearity = between.measure(*predictions, pairs)["nonlinearity"][known]
+    # A student's gain is what its teacher has more.
+    nonlinearity = (values["nonlinearity"] + values.get("linearity_gain", 0))[known]
     chosen = {int(k): "at random" for k in known[:_RANDOM]}
     chosen[int(known[nonlinearity.argmin()])] = "most linear for the teacher"
     chosen[int(known[nonlinearity.argmax()])] = "least linear for the teacher"
     return chosen
 
 
-def _farthest(pairs: Pairs, model: Predictions, teacher: Predictions) -> int:
+def _farthest(pairs: Pairs, values: between.Values, shown: dict[int, str]) -> dict[int, str]:
     known = _candidates(pairs)
-    divergence = between.compare(teacher.logits[known], model.logits[known])["kl_teacher"]
-    return int(known[np.asarray(divergence).argmax()])
+    farthest = int(known[values["kl_teacher"][known].argmax()])
+    return {} if farthest in shown else {farthest: "farthest from the teacher"}
 
 
 def _example(pairs: Pairs, k: int, rule: str) -> dict[str, Any]:

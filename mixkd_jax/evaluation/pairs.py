@@ -30,6 +30,26 @@ class Pairs(NamedTuple):
         """bool[n], whether both images of a pair are of one class."""
         return self.labels[self.i] == self.labels[self.j]
 
+    def part(self, start: int, stop: int) -> tuple[np.ndarray, Pairs]:
+        """Returns some of the pairs by themselves, and where their images are in `images`.
+
+        Args:
+          start: the first of these pairs.
+          stop: the one after the last.
+
+        Returns:
+          i32[m], rising, and the pairs, with m images.
+        """
+        i, j = self.i[start:stop], self.j[start:stop]
+        where = np.unique(np.concatenate([i, j]))
+        return where, Pairs(
+            images=self.images[where],
+            labels=self.labels[where],
+            i=np.searchsorted(where, i).astype(np.int32),
+            j=np.searchsorted(where, j).astype(np.int32),
+            lam=self.lam[start:stop],
+        )
+
     def on_path(self, num_pairs: int, lam: np.ndarray) -> Pairs:
         """Returns the first pairs, each at every `lam` f32[G]: n is G · num_pairs, λ the slower."""
         i, j = self.i[:num_pairs], self.j[:num_pairs]

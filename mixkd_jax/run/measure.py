@@ -15,6 +15,7 @@ from mixkd_jax.data.types import Split
 from mixkd_jax.evaluation import analyse, corruptions
 from mixkd_jax.evaluation.evaluate import Evaluation, evaluate
 from mixkd_jax.evaluation.predict import Predict, create_predict, predict_all
+from mixkd_jax.evaluation.probe import Probe, ProbePredictions, create_probe
 from mixkd_jax.evaluation.scores import score
 from mixkd_jax.files import load_json_if_whole, write_json
 from mixkd_jax.models.network import Classifier, Teacher, Variables
@@ -41,8 +42,8 @@ class Measures:
         self._predicts: dict[Classifier, Predict] = {}
         self._teacher: Any = None  # the variables whose logits are kept
         self._teacher_logits: dict[str, np.ndarray] = {}
-        self._probe: analyse.Probe | None = None
-        self._teacher_probe: analyse.ProbePredictions | None = None
+        self._probe: Probe | None = None
+        self._teacher_probe: ProbePredictions | None = None
 
     def validation(self, fit: Fit) -> Callable[[Variables], dict[str, float]] | None:
         """Returns the function from a fit's variables to its metrics on the validation images."""
@@ -150,7 +151,7 @@ class Measures:
         with clock.measure("analyse"):
             probe = self._probe = self._probe or self._create_probe()
             predict = self._predict(fit.recipe.network)
-            predictions = analyse.predict_probe(predict, variables, probe)
+            predictions = ProbePredictions(predict, variables, probe, keep=is_teacher)
             if is_teacher:
                 self._teacher_probe = predictions
             teacher = None if is_teacher else self._teacher_probe
@@ -183,9 +184,9 @@ class Measures:
             self._predicts[network] = create_predict(network, mesh=self._mesh, batch_size=size)
         return self._predicts[network]
 
-    def _create_probe(self) -> analyse.Probe:
+    def _create_probe(self) -> Probe:
         settings = self._settings
-        return analyse.create_probe(
+        return create_probe(
             {"train": self._images.student, "test": self._images.test},
             self._images.validation,
             self._corrupted(),
