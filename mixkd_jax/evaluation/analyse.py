@@ -100,8 +100,9 @@ def _measure_parts(
         mixed.append(_values(own, others, pairs) | structure)
         for measure, value in _real_values(own, others, pairs).items():
             real.setdefault(measure, np.empty(len(probe.pairs[name].images)))[where] = value
-        for inputs, known in alike.items() if others is not None else ():
-            known += _cka(getattr(others, inputs).features, getattr(own, inputs).features)
+        if others is not None:
+            for inputs, known in alike.items():
+                known += _cka(getattr(others, inputs).features, getattr(own, inputs).features)
     cka = {inputs: float(np.mean(known)) if known else None for inputs, known in alike.items()}
     return _joined(mixed), real, cka
 
