@@ -91,7 +91,7 @@ def test_any_number_of_pairs_at_once_gives_the_same(monkeypatch, variables, at_o
         return analyse.analyse(probe, student, teacher)
 
     whole = analysed(create(path_pairs=50), keep=True)
-    monkeypatch.setattr(probe_module, "PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr(probe_module, "_PAIRS_AT_ONCE", at_once)
     monkeypatch.setattr(probe_module, "_PATHS_AT_ONCE", at_once)
     found = analysed(create(path_pairs=50), keep=False)
     # These two are of neighbours and of all inputs at once.
@@ -109,7 +109,7 @@ def test_any_number_of_pairs_at_once_gives_the_same(monkeypatch, variables, at_o
 
 
 def test_a_teachers_predictions_are_kept_as_far_as_there_is_room(monkeypatch, variables):
-    monkeypatch.setattr(probe_module, "PAIRS_AT_ONCE", 20)
+    monkeypatch.setattr(probe_module, "_PAIRS_AT_ONCE", 20)
     probe, asked = create(), []
 
     def predict(variables, images, i, j, lam):

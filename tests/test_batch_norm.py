@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 from mixkd_jax.models import batch_norm
 from mixkd_jax.models.batch_norm import BatchNorm, normalize
 
-SHAPES = [(8, 5, 7, 3), (3, 1, 1, 16), (2, 9, 1, 4), (1, 4, 4, 32)]
+# 16 values a channel at least: with fewer a variance may be next to nothing by chance.
+SHAPES = [(8, 5, 7, 3), (24, 1, 1, 16), (2, 9, 1, 4), (1, 4, 4, 32)]
 EPSILON = 1e-5
 
 
@@ -52,8 +54,18 @@ def layer(kind, dtype, **options):
     return kind(use_running_average=False, momentum=0.8, epsilon=1e-3, dtype=dtype, **options)
 
 
+UNUSUAL = [
+    {"use_scale": False},
+    {"use_scale": False, "use_bias": False},
+    {"param_dtype": "bfloat16"},
+    {"use_fast_variance": False},
+    {"force_float32_reductions": False},
+    {"axis": (-1,)},
+]
+
+
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
-@pytest.mark.parametrize("options", [{}, {"use_scale": False}], ids=["scaled", "unscaled"])
+@pytest.mark.parametrize("options", [{}, *UNUSUAL], ids=str)
 def test_a_training_step_is_that_of_flax(dtype, options):
     x, _, _, g = drawn((8, 6, 5, 12))
     x = x.astype(dtype or "float32")
@@ -67,7 +79,7 @@ def test_a_training_step_is_that_of_flax(dtype, options):
             y, updates = module.apply(changed, x, mutable=["batch_stats"])
             return jnp.sum(y.astype(jnp.float32) * g), (y, updates)
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(variables["params"], x)
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(variables.get("params", {}), x)
 
     got, want = step(ours), step(flax)
     rough = 2e-2 if dtype == "bfloat16" else 1e-4
@@ -95,6 +107,19 @@ def test_mean_and_variance_have_no_gradient():
         np.testing.assert_array_equal(found, np.zeros_like(x))
 
 
+def test_what_is_missing_is_named_as_flax_names_it():
+    x = jnp.asarray(drawn((4, 3, 3, 2))[0])
+    module = BatchNorm(use_running_average=False)
+    variables = module.init(jax.random.key(0), x)
+    with pytest.raises(flax.errors.ScopeCollectionNotFound, match="params"):
+        module.apply({"batch_stats": variables["batch_stats"]}, x, mutable=["batch_stats"])
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="scale"):
+        short = {"scale": jnp.ones(1), "bias": jnp.ones(1)}
+        module.apply({**variables, "params": short}, x, mutable=["batch_stats"])
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        module.apply(variables, x)
+
+
 def test_it_is_for_training_on_a_cpu(monkeypatch):
     x = jnp.asarray(drawn((4, 3, 3, 2))[0])
     used = []
@@ -114,6 +139,10 @@ def test_it_is_for_training_on_a_cpu(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jax, "default_backend", lambda: "gpu")
         module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    for options in UNUSUAL:
+        other = BatchNorm(use_running_average=False, **options)
+        other.init_with_output(jax.random.key(0), x)
+        other.apply(other.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     assert not used
     module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
     assert len(used) == 1

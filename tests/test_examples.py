@@ -36,13 +36,14 @@ def _predictions(seed):
 
 
 def _examples(split, pairs, model, teacher):
-    values = between.measure(model[0], model[1], pairs)
+    first = model if teacher is None else teacher
+    nonlinearity = between.measure(first[0], first[1], pairs)["nonlinearity"]
+    divergence = others = None
     if teacher is not None:
         compared = between.compare(teacher[1].logits, model[1].logits)
-        values |= {name: np.asarray(value) for name, value in compared.items()}
-        values |= between.gains(between.measure(teacher[0], teacher[1], pairs), values)
-    others = None if teacher is None else teacher[1].logits.__getitem__
-    return examples(split, pairs, values, model[1].logits.__getitem__, others)
+        divergence, others = np.asarray(compared["kl_teacher"]), teacher[1].logits.__getitem__
+    own = model[1].logits.__getitem__
+    return examples(split, pairs, nonlinearity, divergence, own, others)
 
 
 def test_a_teacher_shows_every_rule_with_the_mixed_image(drawn):

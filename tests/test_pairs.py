@@ -54,9 +54,10 @@ def test_the_seed_decides():
 
 def test_a_path_has_every_lambda_for_each_pair():
     pairs = draw(1, LABELS, 10)
-    path = pairs.on_path(3, np.array([0, 0.5, 1]))
-    np.testing.assert_array_equal(path.i.reshape(3, 3), [pairs.i[:3]] * 3)
-    np.testing.assert_array_equal(path.j.reshape(3, 3), [pairs.j[:3]] * 3)
+    path = pairs.part(0, 3)[1].on_path(np.array([0, 0.5, 1]))
+    for side, own in ((path.i, pairs.i), (path.j, pairs.j)):
+        images = path.images[side].reshape(3, 3)
+        np.testing.assert_array_equal(images, [pairs.images[own[:3]]] * 3)
     np.testing.assert_array_equal(path.lam.reshape(3, 3), np.repeat([[0], [0.5], [1]], 3, 1))
 
 
@@ -65,3 +66,15 @@ def test_too_few_images_are_refused():
         draw(1, LABELS[:1], 5)
     with pytest.raises(ValueError, match="num_pairs: expected at least 2, got 1"):
         draw(1, LABELS, 1)
+
+
+def test_a_part_has_its_pairs_and_their_images_alone():
+    pairs = draw(1, LABELS, 200)
+    where, part = pairs.part(40, 75)
+    for own, whole in ((part.i, pairs.i), (part.j, pairs.j)):
+        np.testing.assert_array_equal(part.images[own], pairs.images[whole[40:75]])
+        np.testing.assert_array_equal(where[own], whole[40:75])
+    np.testing.assert_array_equal(part.lam, pairs.lam[40:75])
+    np.testing.assert_array_equal(part.labels, LABELS[part.images])
+    assert len(part.images) == len(where) == len(np.unique(where))
+    assert set(part.i) | set(part.j) == set(range(len(where)))

@@ -7,7 +7,7 @@ teacher predicts.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,9 +31,11 @@ def analyse(
       model: the predictions.
       teacher: those of its teacher; None for a teacher itself.
     """
-    splits, mixed = {}, {}
+    splits, shown = {}, []
     for name in probe.splits:
-        splits[name], mixed[name] = _analyse_split(probe, name, model, teacher)
+        splits[name], measured = _analyse_split(probe, name, model, teacher)
+        if name == "test":
+            shown = _examples(probe, measured, model, teacher)
     held_out = corruption = None
     if probe.held_out is not None:
         held_out = model.all_of(probe.held_out), _all_labels(probe.held_out)
@@ -50,14 +52,37 @@ def analyse(
             rng=np.random.default_rng([probe.seed, 100]),
         ),
         "corruption": corruption,
-        "examples": examples.examples(
-            probe.splits["test"],
-            probe.pairs["test"],
-            mixed["test"],
-            functools.partial(model.mixed, "test"),
-            None if teacher is None else functools.partial(teacher.mixed, "test"),
-        ),
+        "examples": shown,
     }
+
+
+class _Measured(NamedTuple):
+    """What is measured of pairs.
+
+    Attributes:
+      mixed: of each mixture; see `between`.
+      real: of each image as it is.
+      reference: L_NL of the teacher, of a teacher itself its own.
+      cka: with the teacher's features, "real" and "mixed"; None where it isn't known.
+    """
+
+    mixed: between.Values
+    real: between.Values
+    reference: np.ndarray
+    cka: dict[str, float | None]
+
+
+def _examples(
+    probe: Probe, measured: _Measured, model: ProbePredictions, teacher: ProbePredictions | None
+) -> list[dict[str, Any]]:
+    return examples.examples(
+        probe.splits["test"],
+        probe.pairs["test"],
+        measured.reference,
+        measured.mixed.get("kl_teacher"),
+        functools.partial(model.mixed, "test"),
+        None if teacher is None else functools.partial(teacher.mixed, "test"),
+    )
 
 
 def _all_labels(images: Images) -> np.ndarray:
@@ -66,45 +91,61 @@ def _all_labels(images: Images) -> np.ndarray:
 
 def _analyse_split(
     probe: Probe, name: str, model: ProbePredictions, teacher: ProbePredictions | None
-) -> tuple[dict[str, Any], between.Values]:
-    """Returns what `analysis.json` holds of a split, and the measures of its n mixtures."""
+) -> tuple[dict[str, Any], _Measured]:
+    """Returns what `analysis.json` holds of a split, and what it was made from."""
     pairs = probe.pairs[name]
-    mixed, real, alike = _measure_parts(probe, name, model, teacher)
+    measured = _measure_parts(probe, name, model, teacher)
     along, straight = _measure_paths(probe, name, model, teacher)
     found: dict[str, Any] = {
         "images": len(pairs.images),
         "pairs": len(pairs.i),
         "path_pairs": sum(len(path.i) for path in probe.paths[name]) // len(PATH),
-        "mixed": between.summarize(mixed, pairs),
+        "mixed": between.summarize(measured.mixed, pairs),
         "path": {"lam": [round(float(lam), 2) for lam in PATH], **along},
         "straightness": straight,
     }
     if teacher is not None:
-        found["cka"] = alike
-    found["real"] = between.statistics(real, np.zeros(len(pairs.images), int))
-    return found, mixed
+        found["cka"] = measured.cka
+    found["real"] = between.statistics(measured.real, np.zeros(len(pairs.images), int))
+    return found, measured
 
 
 def _measure_parts(
     probe: Probe, name: str, model: ProbePredictions, teacher: ProbePredictions | None
-) -> tuple[between.Values, between.Values, dict[str, float | None]]:
-    """Returns the measures of all mixtures, those of all images as they are, and the CKA."""
+) -> _Measured:
+    """Measures all pairs of a split, some at a time; CKA is the mean over these parts."""
     rng = np.random.default_rng([probe.seed, 101])
-    mixed: list[between.Values] = []
-    real: between.Values = {}
-    alike: dict[str, list[float]] = {"real": [], "mixed": []}
-    for k, (where, pairs) in enumerate(probe.parts[name]):
-        own = model.part(name, k)
+    parts = []
+    for k, part in enumerate(probe.parts[name]):
         others = None if teacher is None else teacher.part(name, k)
-        structure = between.structure(own.real, own.mixed, pairs, rng)
-        mixed.append(_values(own, others, pairs) | structure)
-        for measure, value in _real_values(own, others, pairs).items():
-            real.setdefault(measure, np.empty(len(probe.pairs[name].images)))[where] = value
-        if others is not None:
-            for inputs, known in alike.items():
-                known += _cka(getattr(others, inputs).features, getattr(own, inputs).features)
-    cka = {inputs: float(np.mean(known)) if known else None for inputs, known in alike.items()}
-    return _joined(mixed), real, cka
+        parts.append(_measure(model.part(name, k), others, part.pairs, rng))
+        del others  # before the next part is predicted
+    real = {measure: np.empty(len(probe.pairs[name].images)) for measure in parts[0].real}
+    for part, found in zip(probe.parts[name], parts, strict=True):
+        for measure, value in found.real.items():
+            real[measure][part.where] = value  # every image is in a pair
+    return _Measured(
+        _joined([part.mixed for part in parts]),
+        real,
+        np.concatenate([part.reference for part in parts]),
+        {inputs: _mean([part.cka[inputs] for part in parts]) for inputs in ("real", "mixed")},
+    )
+
+
+def _measure(
+    own: PairPredictions, others: PairPredictions | None, pairs: Pairs, rng: np.random.Generator
+) -> _Measured:
+    mixed = _values(own, others, pairs) | between.structure(own.real, own.mixed, pairs, rng)
+    real: dict[str, Any] = {"accuracy": own.real.logits.argmax(-1) == pairs.labels}
+    cka: dict[str, float | None] = {"real": None, "mixed": None}
+    reference = mixed["nonlinearity"]
+    if others is not None:
+        real |= between.compare(others.real.logits, own.real.logits)
+        reference = between.measure(others.real, others.mixed, pairs)["nonlinearity"]
+        for inputs in cka:
+            cka[inputs] = _cka(getattr(others, inputs).features, getattr(own, inputs).features)
+    real = {name: np.asarray(value, np.float64) for name, value in real.items()}
+    return _Measured(mixed, real, reference, cka)
 
 
 def _measure_paths(
@@ -132,21 +173,17 @@ def _joined(parts: list[between.Values]) -> between.Values:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _real_values(
-    own: PairPredictions, others: PairPredictions | None, pairs: Pairs
-) -> between.Values:
-    values: dict[str, Any] = {"accuracy": own.real.logits.argmax(-1) == pairs.labels}
-    if others is not None:
-        values |= between.compare(others.real.logits, own.real.logits)
-    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _cka(teacher: np.ndarray | None, student: np.ndarray | None) -> list[float]:
-    """Nothing of a model that doesn't give its features, or whose features are all the same."""
+def _cka(teacher: np.ndarray | None, student: np.ndarray | None) -> float | None:
+    """None of a model that doesn't give its features, or whose features are all the same."""
     if teacher is None or student is None or len(teacher) < _FEWEST_INPUTS:
-        return []
+        return None
     found = float(_linear_cka(teacher, student))
-    return [] if np.isnan(found) else [found]
+    return None if np.isnan(found) else found
 
 
 _linear_cka = jax.jit(representation.linear_cka)

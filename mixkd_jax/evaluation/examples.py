@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from mixkd_jax.evaluation import between
 from mixkd_jax.evaluation.pairs import Pairs
 from mixkd_jax.training.feeds import Images, fetch
 
@@ -24,7 +23,8 @@ Logits = Callable[[np.ndarray], np.ndarray]  # from pairs' numbers i[m] to logit
 def examples(
     images: Images,
     pairs: Pairs,
-    values: between.Values,
+    nonlinearity: np.ndarray,
+    divergence: np.ndarray | None,
     model: Logits,
     teacher: Logits | None,
 ) -> list[dict[str, Any]]:
@@ -36,7 +36,8 @@ def examples(
     Args:
       images: the split.
       pairs: of it.
-      values: measures of the model's n mixtures; see `between`.
+      nonlinearity: f64[n], L_NL of the teacher between each pair, of a teacher itself its own.
+      divergence: f64[n], KL(teacher ‖ student) on the mixtures; None for a teacher itself.
       model: what it predicts for some of them.
       teacher: the same of its teacher; None for a teacher itself.
 
@@ -45,10 +46,10 @@ def examples(
       "probabilities", the five largest, falling. Those that the teacher doesn't have already also
       have "image", the mixed image as PNG in base64, and "teacher", what that predicts.
     """
-    shown = _rules(pairs, values)
+    shown = _rules(pairs, nonlinearity)
     if not shown:
         return []
-    own = shown if teacher is None else _farthest(pairs, values, shown)
+    own = shown if divergence is None else _farthest(pairs, divergence, shown)
     chosen = shown | own
     logits = dict(zip(chosen, model(np.array([*chosen])), strict=True))
     others = {}
@@ -72,21 +73,19 @@ def _candidates(pairs: Pairs) -> np.ndarray:
     return np.flatnonzero(~pairs.same & (pairs.lam > low) & (pairs.lam < high))
 
 
-def _rules(pairs: Pairs, values: between.Values) -> dict[int, str]:
+def _rules(pairs: Pairs, nonlinearity: np.ndarray) -> dict[int, str]:
     known = _candidates(pairs)
     if not len(known):
         return {}
-    # A student's gain is what its teacher has more.
-    nonlinearity = (values["nonlinearity"] + values.get("linearity_gain", 0))[known]
     chosen = {int(k): "at random" for k in known[:_RANDOM]}
-    chosen[int(known[nonlinearity.argmin()])] = "most linear for the teacher"
-    chosen[int(known[nonlinearity.argmax()])] = "least linear for the teacher"
+    chosen[int(known[nonlinearity[known].argmin()])] = "most linear for the teacher"
+    chosen[int(known[nonlinearity[known].argmax()])] = "least linear for the teacher"
     return chosen
 
 
-def _farthest(pairs: Pairs, values: between.Values, shown: dict[int, str]) -> dict[int, str]:
+def _farthest(pairs: Pairs, divergence: np.ndarray, shown: dict[int, str]) -> dict[int, str]:
     known = _candidates(pairs)
-    farthest = int(known[values["kl_teacher"][known].argmax()])
+    farthest = int(known[divergence[known].argmax()])
     return {} if farthest in shown else {farthest: "farthest from the teacher"}
 
 

@@ -50,12 +50,13 @@ class Pairs(NamedTuple):
             lam=self.lam[start:stop],
         )
 
-    def on_path(self, num_pairs: int, lam: np.ndarray) -> Pairs:
-        """Returns the first pairs, each at every `lam` f32[G]: n is G · num_pairs, λ the slower."""
-        i, j = self.i[:num_pairs], self.j[:num_pairs]
+    def on_path(self, lam: np.ndarray) -> Pairs:
+        """Returns each pair at every `lam` f32[G]: all pairs at the first λ, then at the next."""
         times = len(lam)
         return self._replace(
-            i=np.tile(i, times), j=np.tile(j, times), lam=np.repeat(lam, len(i)).astype(np.float32)
+            i=np.tile(self.i, times),
+            j=np.tile(self.j, times),
+            lam=np.repeat(lam, len(self.i)).astype(np.float32),
         )
 
 

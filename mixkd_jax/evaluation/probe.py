@@ -19,8 +19,8 @@ from mixkd_jax.models.network import Variables
 from mixkd_jax.training.feeds import Images
 
 PATH = np.linspace(0, 1, 21, dtype=np.float32)
-PAIRS_AT_ONCE = 2000
-_PATHS_AT_ONCE = 100
+_PAIRS_AT_ONCE = 2000
+_PATHS_AT_ONCE = 200
 _KEPT_BYTES = 2**29
 
 
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
     Attributes:
       where: i32[m], places of their images among those of all pairs of the split.
-      pairs: by themselves.
+      pairs: these pairs, whose `images` are theirs alone.
     """
 
     where: np.ndarray
@@ -76,10 +76,10 @@ def create_probe(
         name: draw_pairs(np.random.default_rng([seed, k]), len(split), split.labels, num_pairs)
         for k, (name, split) in enumerate(splits.items())
     }
-    parts = {name: _parts(own, len(own.i), PAIRS_AT_ONCE) for name, own in pairs.items()}
+    parts = {name: _parts(own, len(own.i), _PAIRS_AT_ONCE) for name, own in pairs.items()}
     paths = {
         name: tuple(
-            part.pairs.on_path(len(part.pairs.i), PATH)
+            part.pairs.on_path(PATH)
             for part in _parts(own, min(path_pairs, len(own.i)), _PATHS_AT_ONCE)
         )
         for name, own in pairs.items()
@@ -105,7 +105,15 @@ class ProbePredictions:
     """A model's predictions for a probe."""
 
     def __init__(self, predict: Predict, variables: Variables, probe: Probe, *, keep: bool):
-        """Predicts nothing yet; `keep` is for a model that is asked more than once."""
+        """Predicts nothing yet.
+
+        Args:
+          predict: from variables and images to predictions.
+          variables: of the model; they are held.
+          probe: what is predicted.
+          keep: whether predictions for pairs are kept, for a model whose are needed repeatedly; at
+            most 512 MiB are.
+        """
         self._predict = predict
         self._variables = variables
         self._probe = probe
@@ -131,6 +139,7 @@ class ProbePredictions:
         return predict_all(self._predict, self._variables, images)
 
     def _once(self, key: tuple[str, str, int], pairs: Pairs) -> PairPredictions:
+        """Predicts for pairs of the split key[1], or returns what was kept under that key."""
         if key in self._kept:
             return self._kept[key]
         ones = np.ones(len(pairs.images), np.float32)

@@ -16,8 +16,14 @@ import jax.numpy as jnp
 
 
 class BatchNorm(nn.BatchNorm):
-    """`flax.linen.BatchNorm`, with the same fields, variables and results up to rounding."""
+    """`flax.linen.BatchNorm`, which it equals up to rounding, fields and variables included.
 
+    Where it trains on a CPU it has no forward-mode derivative, no gradient through the running
+    statistics, and needs `check_vma=False` within `jax.shard_map`. Whatever is unusual, such as
+    another axis or parameters in another dtype, is left to Flax there, too.
+    """
+
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -30,20 +36,26 @@ class BatchNorm(nn.BatchNorm):
             "use_running_average", self.use_running_average, use_running_average
         )
         trains = not average and not self.is_initializing()
-        known = x.ndim == 4 and self.axis == -1 and self.axis_name is None and mask is None
-        if not (trains and known and jax.default_backend() == "cpu"):
+        if not (trains and mask is None and self._is_usual(x) and jax.default_backend() == "cpu"):
             return super().__call__(x, use_running_average, mask=mask)
-        ones, zeros = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
-        scale = self.get_variable("params", "scale", ones)
-        bias = self.get_variable("params", "bias", zeros)
+        shape = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, shape, self.param_dtype)
         y, mean, var = normalize(x, scale, bias, self.epsilon)
-        for name, new in (("mean", mean), ("var", var)):
-            old = self.get_variable("batch_stats", name)
-            running = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
-            self.put_variable("batch_stats", name, running)
-        return y.astype(self.dtype or jnp.result_type(x, scale, bias))
+        for name, first, new in (("mean", jnp.zeros, mean), ("var", jnp.ones, var)):
+            running = self.variable("batch_stats", name, first, shape, jnp.float32)
+            running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return y.astype(self.dtype or y.dtype)
+
+    def _is_usual(self, x: jax.Array) -> bool:
+        """Whether `normalize` does what the fields say."""
+        parameters = self.use_scale and self.use_bias and self.param_dtype == jnp.float32
+        sums = self.use_fast_variance and self.force_float32_reductions and self.axis_name is None
+        known = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != jnp.float64
+        return parameters and sums and known and x.ndim == 4 and self.axis == -1
 
 
+@jax.custom_vjp
 def normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -59,15 +71,10 @@ def normalize(
       f32[B, H, W, C], and the mean and the biased variance f32[C] of each channel, which have no
       gradient.
     """
-    return _normalize(epsilon, x, scale, bias)
+    return _forward(x, scale, bias, epsilon)[0]
 
 
-@jax.custom_vjp
-def _normalize(epsilon, x, scale, bias):
-    return _forward(epsilon, x, scale, bias)[0]
-
-
-def _forward(epsilon: Any, x: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Any:
     count = x.size // x.shape[-1]
     values = x.astype(jnp.float32)
     total, squares = _sums(values, values * values)
@@ -78,17 +85,17 @@ def _forward(epsilon: Any, x: jax.Array, scale: jax.Array, bias: jax.Array) -> A
     return (y, mean, var), (x, mean, inverse, scale)
 
 
-def _backward(saved: Any, cotangents: Any) -> tuple[None, jax.Array, jax.Array, jax.Array]:
+def _backward(saved: Any, cotangents: Any) -> tuple[jax.Array | None, ...]:
     x, mean, inverse, scale = saved
     g, count = cotangents[0], x.size // x.shape[-1]
     centred = x.astype(jnp.float32) - mean
     in_bias, projected = _sums(g, g * centred)
     in_scale = projected * inverse
     in_x = (g - in_bias / count - centred * (inverse * in_scale / count)) * (inverse * scale)
-    return None, in_x.astype(x.dtype), in_scale, in_bias
+    return in_x.astype(x.dtype), in_scale, in_bias, None  # epsilon has none
 
 
-_normalize.defvjp(_forward, _backward)
+normalize.defvjp(_forward, _backward)
 
 
 def _sums(*values: jax.Array) -> tuple[jax.Array, ...]:
