@@ -1,5 +1,6 @@
 import colorsys
 import html
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_accuracy_and_ece_shows_seeds_means_and_teacher():
     shown["teacher"]["ece"] = 0.05
     axes = tradeoff.accuracy_and_ece(shown).axes[0]
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] == 0
+
+
+def test_of_very_many_arms_a_key_below_tells_the_numbers():
+    options = [f"mixkd:temperature={t}" for t in range(9)]
+    arms = {
+        arm: {"accuracy": {"mean": 0.5 + k / 100, "values": []}, "ece": {"mean": 0.1, "values": []}}
+        for k, arm in enumerate([*ARMS, *options])
+    }
+    figure = tradeoff.accuracy_and_ece({"teacher": {}, "arms": arms})
+    named, key = figure.legends
+    assert [text.get_text() for text in named.get_texts()] == ARMS
+    told = [text.get_text().split("  ") for text in key.get_texts()]
+    assert told == [[str(n), arm] for n, arm in enumerate(options, 1)]
+    numbers: list[Any] = list(figure.axes[0].texts)
+    for (number, arm), text in zip(told, numbers, strict=True):
+        assert text.get_text() == number
+        assert text.xy == pytest.approx((100 * arms[arm]["accuracy"]["mean"], 10))
+    few = tradeoff.accuracy_and_ece({"teacher": {}, "arms": {arm: arms[arm] for arm in ARMS}})
+    assert len(few.legends) == 1 and not few.axes[0].texts
 
 
 def test_arms_look_different_and_always_the_same():

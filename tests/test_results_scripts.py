@@ -1,9 +1,12 @@
 """The scripts beside the studies: what they measure, and their tables."""
 
+import json
+
 import analysed
 import jax
 import jax.numpy as jnp
 import numpy as np
+import paired
 import pytest
 import seeds
 import softness
@@ -118,3 +121,20 @@ def test_tables_of_an_analysis_are_means_over_seeds():
     shown = ["20.0 ± 10.0", "19.0 ± 10.0", "17.0 ± 10.0", "15.0 ± 10.0"]
     assert cells["corruption"] == ["mixkd", *shown, *shown]
     assert cells["learned"] == ["mixkd", "50.0 ± 10.0", "20.0 ± 10.0", "30.0 ± 0.0"]
+
+
+@pytest.mark.parametrize("seeds_of_arm", [1, 3])
+def test_differences_have_an_interval_where_there_are_seeds(
+    tmp_path, monkeypatch, capsys, seeds_of_arm
+):
+    accuracy = {"kd": [0.5, 0.6, 0.55][:seeds_of_arm], "ce": [0.4, 0.52, 0.5][:seeds_of_arm]}
+    arms = {arm: {"accuracy": {"values": values}} for arm, values in accuracy.items()}
+    (tmp_path / "results.json").write_text(json.dumps({"arms": arms}))
+    monkeypatch.setattr("sys.argv", ["paired.py", str(tmp_path), "kd - ce"])
+    paired.main()
+    points = 100 * (np.array(accuracy["kd"]) - accuracy["ce"])
+    expected = f"kd - ce: {points.mean():+.1f}"
+    if seeds_of_arm > 1:
+        low, high = stats.t.interval(0.95, 2, points.mean(), stats.sem(points))
+        expected += f" [{low:+.1f}, {high:+.1f}]"
+    assert capsys.readouterr().out == f"{expected}, {seeds_of_arm} seeds\n"

@@ -2,8 +2,8 @@
 
     python docs/results/cifar10/paired.py docs/results/cifar10/losses "mixkd:loss=dist - ce"
 
-Prints the mean, its 95 % interval (Student's t) and the number of seeds, in points, from what
-`results.json` of the study has.
+Prints the mean, its 95 % interval (Student's t; none of one seed) and the number of seeds, in
+points, from what `results.json` of the study has.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def main() -> None:
     for pair in options.pairs:
         ours, theirs = (arms[arm.strip()]["accuracy"]["values"] for arm in pair.split(" - "))
         found = interval([100 * (a - b) for a, b in zip(ours, theirs, strict=True)])
-        low, high = found["low"], found["high"]
-        print(f"{pair}: {found['mean']:+.1f} [{low:+.1f}, {high:+.1f}], {len(ours)} seeds")
+        between = "" if found["low"] is None else f" [{found['low']:+.1f}, {found['high']:+.1f}]"
+        print(f"{pair}: {found['mean']:+.1f}{between}, {len(ours)} seeds")
 
 
 if __name__ == "__main__":

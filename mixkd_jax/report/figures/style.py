@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from etils import epath
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -25,6 +26,7 @@ from mixkd_jax.report.figures import fonts
 from mixkd_jax.report.records import BASES, base
 
 WIDTH = 3.3  # inches: a column of a paper in two columns
+KEY_COLUMNS = 2  # of the small print below a figure
 MOST_ARMS = 8  # in one figure; more can't be told apart
 # Axes, text and the teacher are drawn in this colour; a page replaces it by its own text colour.
 INK = "#1a1a19"
@@ -146,6 +148,21 @@ def legend(figure: Figure, axes: Axes) -> None:
         handlelength=2.2,
         handletextpad=0.5,
     )
+
+
+def key(figure: Figure, handles: Mapping[str, Artist]) -> None:
+    """Puts what marks mean below a figure, in small print; nothing if there are none."""
+    if handles:
+        figure.legend(
+            handles.values(),
+            [fonts.drawable(label) for label in handles],
+            loc="outside lower center",
+            ncols=KEY_COLUMNS,
+            fontsize=6,
+            columnspacing=1.0,
+            handlelength=1.0,
+            labelspacing=0.25,
+        )
 
 
 def save(figure: Figure, path: epath.Path) -> None:

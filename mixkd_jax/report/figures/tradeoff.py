@@ -30,30 +30,38 @@ _BESIDE = (
 def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
     """Each seed's accuracy and ECE, and each arm's mean; the teacher where it is known.
 
-    Of very many arms the means alone are shown, and those with options have no legend. Where some
-    ECE is many times another, the axis is logarithmic.
+    Of very many arms the means alone are shown, and those with options have numbers, which are told
+    below. Where some ECE is many times another, the axis is logarithmic.
 
     Args:
       results: what `results.collect` returns.
     """
     arms = list(results["arms"])
     named, looks = style.drawn(arms), style.looks(arms)
+    others = [arm for arm in arms if arm not in named]
     with matplotlib.rc_context(style.STYLE):
-        figure = style.create()
+        figure = style.create(height=2.6 + 0.12 * -(-len(others) // style.KEY_COLUMNS))
         axes = figure.add_subplot(xlabel="accuracy / %", ylabel="ECE / %")
-        for arm in sorted(arms, key=lambda arm: arm in named):  # those with a name on top
+        numbered = {}
+        for arm in (*others, *named):  # those with a name on top
             metrics = [results["arms"][arm].get(name) for name in ("accuracy", "ece")]
             if None in metrics or any(metric["mean"] is None for metric in metrics):
                 continue
             look: dict[str, Any] = {key: looks[arm][key] for key in ("color", "marker")}
             look["linestyle"] = "none"
-            if len(named) == len(arms):
+            if not others:
                 x, y = (100 * np.asarray(metric["values"]) for metric in metrics)
                 axes.plot(x, y, markersize=2.5, alpha=0.55, **look)
             shown: dict[str, Any] = {"label": arm, "markersize": 6.5}
             shown = shown if arm in named else {"markersize": 4}
-            means = [100 * metric["mean"] for metric in metrics]
-            axes.plot(*means, markeredgecolor=style.INK, markeredgewidth=0.6, **shown, **look)
+            x, y = (100 * metric["mean"] for metric in metrics)
+            look |= {"markeredgecolor": style.INK, "markeredgewidth": 0.6}
+            (point,) = axes.plot(x, y, **shown, **look)
+            if arm in others:
+                number = str(len(numbered) + 1)
+                numbered[f"{number}  {arm}"] = point
+                place = {"textcoords": "offset points", "fontsize": 6, **_BESIDE[0]}
+                axes.annotate(number, (x, y), **place)
         teacher = [results["teacher"].get(name) for name in ("accuracy", "ece")]
         if None not in teacher:
             x, y = (100 * value for value in teacher)
@@ -65,6 +73,7 @@ def accuracy_and_ece(results: Mapping[str, Any]) -> Figure:
         else:
             axes.set_ylim(bottom=0)
         style.legend(figure, axes)
+        style.key(figure, numbered)
     return figure
 
 
