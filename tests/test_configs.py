@@ -223,8 +223,8 @@ def test_the_comparison_from_scratch_has_its_own_rate():
     ("argument", "count"),
     [
         *(("", 35), ("short", 35), ("augmented", 4), ("short,student=resnet14", 4)),
-        *(("small", 18), ("medium", 4), ("losses", 19)),
-        *(("ample", 4), ("ample-losses", 17), ("ample-long", 5)),
+        *(("small", 18), ("medium", 6), ("losses", 19)),
+        *(("ample", 4), ("ample-losses", 15), ("ample-long", 5)),
     ],
 )
 def test_the_study_compares_arms_of_one_teacher_over_seeds(argument, count):

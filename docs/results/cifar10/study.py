@@ -13,11 +13,11 @@ short: 10,000 training images without augmentation. The teacher learns them by h
   logits are divided (C5), other losses on clean and on mixed inputs, partial mixup, another alpha.
 augmented: 45,000 images, cropped and flipped at random, and the four basic arms.
 small: the claims' arms for two cores: 5,000 images at 16 pixels, a quarter of the arithmetic.
-medium: 10,000 of these images, and the four basic arms.
+medium: 10,000 of these images; the four basic arms, and a teacher that is calibrated.
 losses: the images and teacher of `small`; other losses on clean and on mixed inputs, partial mixup,
   another alpha, and the temperature that is the teacher's standard deviation.
 ample: 45,000 images at 16 pixels, cropped and flipped at random, and the four basic arms.
-ample-losses: the same images and teacher, and the other arms of `losses`.
+ample-losses: the same images and teacher; other losses, partial mixup and another alpha.
 ample-long: the same images, a teacher of 24 epochs and students of 16; the basic arms and `dist`.
 """
 
@@ -50,8 +50,9 @@ ARMS = {
         *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 4, 6)),
         *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
     ),
+    "medium": (*BASIC, *(f"{base}:teacher_temperature=fit" for base in BASES)),
     "losses": (*BASIC, *(f"{base}:temperature=std" for base in BASES), *LOSSES),
-    "ample-losses": (*BASIC, *LOSSES),
+    "ample-losses": ("ce", *BASES, *(arm for arm in LOSSES if arm.startswith(BASES))),
     "ample-long": (*BASIC, "kd:loss=dist"),
 }
 
