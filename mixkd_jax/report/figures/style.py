@@ -131,19 +131,21 @@ def log_axis(axes: Axes) -> None:
 def legend(figure: Figure, axes: Axes) -> None:
     """Puts the legend above the axes, where it hides no data, in as few rows as the width allows.
 
-    Labels become drawable.
+    Labels become drawable. For rows beyond the third the figure grows, and not the axes shrink.
     """
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
     labels = [fonts.drawable(label) for label in labels]
     width = figure.get_figwidth() * 72
-    fitting = (n for n in range(len(labels), 1, -1) if _legend_width(labels, n) <= width)
+    columns = next((n for n in range(len(labels), 1, -1) if _legend_width(labels, n) <= width), 1)
+    more = -(-len(labels) // columns) - 3
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(more, 0))
     figure.legend(
         handles,
         labels,
         loc="outside upper center",
-        ncols=next(fitting, 1),
+        ncols=columns,
         columnspacing=1.0,
         handlelength=2.2,
         handletextpad=0.5,
