@@ -153,6 +153,23 @@ def test_of_very_many_arms_a_key_below_tells_the_numbers():
     assert len(few.legends) == 1 and not few.axes[0].texts
 
 
+def test_a_long_legend_makes_a_figure_taller():
+    def height(arms):
+        figure = style.create()
+        axes = figure.add_subplot()
+        for arm in arms:
+            axes.plot([0], [0], label=arm)
+        style.legend(figure, axes)
+        return figure.get_figheight()
+
+    plain = style.create().get_figheight()
+    assert height(ARMS) == plain
+    long = [f"mixkd:teacher_temperature={t}" for t in range(5)]  # one a row
+    assert height(long[:3]) == plain
+    assert height(long[:4]) < height(long)
+    assert height(long) - plain == pytest.approx(2 * (height(long[:4]) - plain))
+
+
 def test_arms_look_different_and_always_the_same():
     others = [f"arm{i}" for i in range(30)]
     looks = style.looks([*others, "kd"])
