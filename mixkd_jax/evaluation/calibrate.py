@@ -102,7 +102,10 @@ def bootstrap(
     total = len(labels)
     drawn = []
     for start in range(0, RESAMPLES, _CHUNK):
-        times = rng.multinomial(total, np.full(total, 1 / total), min(_CHUNK, RESAMPLES - start))
+        sets = min(_CHUNK, RESAMPLES - start)
+        # How often each example is in each set. Faster by far than drawing these multinomially.
+        places = rng.integers(total, size=(sets, total)) + total * np.arange(sets)[:, None]
+        times = np.bincount(places.ravel(), minlength=sets * total).reshape(sets, total)
         drawn.append(times @ columns)
     sums = np.concatenate(drawn).reshape(RESAMPLES, 3, num_bins)
     gap = sums[:, 1] - sums[:, 2]
