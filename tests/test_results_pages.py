@@ -73,6 +73,35 @@ def test_verdicts_are_those_of_the_results(page):
         assert found[name][study]["shows"] == shows
 
 
+def verdicts_of(heading):
+    """Returns from claims to the set of verdicts of the studies that a column's heading names."""
+    found = {f"C{k}": set() for k in range(1, 7)}
+    if "digits.md" in heading:  # whose page has the verdicts, and no results.json beside it
+        for row in rows((ROOT / "digits.md").read_text()):
+            if re.match(r"\| C\d ", row):
+                found[name_of(row)].add(row.split(" | ")[1])
+        return found
+    for study in re.findall(r"`(.+?)`", heading):
+        for claim in load(epath.Path(ROOT / f"cifar10/{study}/results.json"))["claims"]:
+            if claim["verdict"] != "not testable here":
+                found[claim["name"]].add(claim["verdict"])
+    return found
+
+
+def test_verdicts_of_all_studies_are_those_of_the_results():
+    table = [
+        row for row in rows((ROOT / "README.md").read_text()) if re.match(r"\| (claim|C\d) ", row)
+    ]
+    headings, *judged = [row.strip("| ").split(" | ") for row in table]
+    assert [claim[:2] for claim, *_ in judged] == [f"C{k}" for k in range(1, 7)]
+    for column, heading in enumerate(headings[1:], 1):
+        found = verdicts_of(heading)
+        assert any(found.values()), f"names no study: {heading}"
+        for claim, *verdicts in judged:
+            expected = found[claim[:2]] or {"not tested"}
+            assert {verdicts[column - 1]} == expected, (claim, heading)
+
+
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_tables_of_scripts_are_on_their_page(file):
     page = rows((file.parent.parent / "README.md").read_text())
