@@ -87,12 +87,35 @@ def test_structure_is_spearman_s_correlation_outside_the_pair():
         outside = outside_classes(k)
         expected = stats.spearmanr(p[k, outside], r[k, outside])[0]
         assert found["structure"][k] == pytest.approx(expected, abs=1e-9)
-        outside = [c for c in outside if c in outside_classes(k - 1)]
+        m = between._others(PAIRS)[0][k]
+        outside = [c for c in outside if c in outside_classes(m)]
         if len(outside) < 3:
             assert np.isnan(found["structure_other"][k])
             continue
-        expected = stats.spearmanr(p[k, outside], r[k - 1, outside])[0]
+        expected = stats.spearmanr(p[k, outside], r[m, outside])[0]
         assert found["structure_other"][k] == pytest.approx(expected, abs=1e-9)
+
+
+def test_another_pair_has_other_images():
+    labels = RNG.integers(0, CLASSES, 500)
+    for images, count in ((500, 300), (40, 300), (5, 20), (4, 12)):
+        drawn = draw_pairs(np.random.default_rng(3), images, lambda k: labels[k], count)
+        other, apart = between._others(drawn)
+        assert apart.all()
+        for k, m in enumerate(other):
+            assert not {drawn.i[k], drawn.j[k]} & {drawn.i[m], drawn.j[m]}
+    few = draw_pairs(np.random.default_rng(3), 3, lambda k: labels[k], 6)
+    assert not between._others(few)[1].any()
+
+
+def test_the_reference_of_another_pair_tells_nothing_of_a_linear_model():
+    labels = RNG.integers(0, 10, 2000)
+    drawn = draw_pairs(np.random.default_rng(4), 2000, lambda k: labels[k], 1000)
+    real = Predictions(RNG.normal(size=(len(drawn.images), 10)).astype(np.float32), None)
+    probs, lam = softmax(real), drawn.lam[:, None]
+    mixed = Predictions(np.log(lam * probs[drawn.i] + (1 - lam) * probs[drawn.j]), None)
+    found = between.structure(real, mixed, drawn, np.random.default_rng(5))["structure_other"]
+    assert abs(np.nanmean(found)) < 4 * stats.sem(found, nan_policy="omit")
 
 
 def test_structure_that_is_there_is_found_and_gone_when_shuffled():

@@ -111,7 +111,7 @@ def test_onnx_runtime_repeats_the_answers_of_every_family(name, shape):
     import onnxruntime
 
     size = 32 if max(shape) > 20 else 0
-    network = Network(create_model(name, num_classes=5), (0.3,), (0.4,), size)
+    network = Network(create_model(name, num_classes=5), (0.3,), (0.4,), image_size=size)
     variables = jax.jit(network.init, static_argnums=1)(jax.random.key(0), shape)
     rng = np.random.default_rng(0)
 

@@ -198,19 +198,21 @@ def test_raw_pixels_reach_every_model_but_vit():
 def test_keras_own_preprocessing():
     pixels = jnp.array([0.0, 127.5, 255.0])
     for name in ("mobilenet_v2", "resnet152v2"):
-        mean, std = pixel_statistics(name, pipeline="keras")
+        mean, std, _ = pixel_statistics(name, pipeline="keras")
         np.testing.assert_allclose((pixels / 255 - mean[0]) / std[0], [-1, 0, 1], atol=1e-6)
-    mean, std = pixel_statistics("resnet50", pipeline="keras")
-    caffe = (pixels / 255 - jnp.array(mean)) / std[0]
-    expected = np.array([0, 127.5, 255]) - [103.939, 116.779, 123.68]
-    np.testing.assert_allclose(caffe, expected, rtol=1e-5)
+    model = create_model("resnet50", num_classes=2)
+    caffe = Network(model, *pixel_statistics("resnet50", pipeline="keras"))
+    # Blue first, as keras.applications.resnet.preprocess_input makes it of RGB.
+    expected = np.array([255, 127.5, 0]) - [103.939, 116.779, 123.68]
+    seen = jax.jit(caffe.preprocess)(pixels.reshape(1, 1, 1, 3)).ravel()
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
 
 
 def test_pytorchs_own_preprocessing():
-    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    usual = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False)
     for name in (name for name in imagenet.NAMES if name.endswith("_torch")):
         assert pixel_statistics(name, pipeline="torchvision") == usual
-        expected = ((0.5,), (0.5,)) if name.startswith("vit") else usual
+        expected = ((0.5,), (0.5,), False) if name.startswith("vit") else usual
         assert pixel_statistics(name, pipeline="timm") == expected
         with pytest.raises(ValueError, match="expected 'timm' or 'torchvision', got 'paper'"):
             pixel_statistics(name)

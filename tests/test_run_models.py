@@ -287,7 +287,8 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
         (plan.teacher(), models.pixel_statistics("resnet18", pipeline="paper")),
         (plan.student(), models.pixel_statistics("mobilenet_v2", pipeline="keras")),
     ):
-        assert (fit.recipe.network.mean, fit.recipe.network.std) == want
+        network = fit.recipe.network
+        assert (network.mean, network.std, network.bgr) == want
     plain = _plan(tmp_path, data__mean=(0.5, 0.4, 0.3)).student()
     assert plain.recipe.network.mean == (0.5, 0.4, 0.3)
 

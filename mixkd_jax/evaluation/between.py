@@ -10,8 +10,8 @@ Names of the measures (nats unless said otherwise):
     outside_excess       outside - outside_reference
     structure            rank correlation of p(x̃) with r over the classes outside the pair
     structure_shuffled   the same with the classes of r shuffled: what chance gives
-    structure_other      the same with r of another pair, over the classes outside of both: what
-                         classes that are likely everywhere give
+    structure_other      the same with r of a pair of two other images, over the classes outside
+                         of both pairs: what classes that are likely everywhere give
     kl_teacher           KL(teacher ‖ student) on x̃
     agreement            share of x̃ to which both give the same most probable class
     linearity_gain       nonlinearity of the teacher minus that of the student
@@ -101,7 +101,8 @@ def structure(
 
     Returns:
       "structure", "structure_shuffled" and "structure_other", f64[n]: Spearman's rank correlations;
-      NaN for fewer than three classes, or where one side is constant.
+      NaN for fewer than three classes, where one side is constant, or where no other pair is of
+      two other images.
     """
     probs = special.softmax(real.logits.astype(np.float64), -1)
     p = special.softmax(mixed.logits.astype(np.float64), -1)
@@ -110,11 +111,12 @@ def structure(
     classes = np.arange(p.shape[-1])
     own = np.stack([pairs.labels[pairs.i], pairs.labels[pairs.j]], 1)
     outside = (own[:, :, None] != classes).all(1)
-    other = np.roll(np.arange(len(p)), 1)
+    other, apart = _others(pairs)
+    beyond = outside & outside[other] & apart[:, None]
     return {
         "structure": rank_correlation(p, reference, outside),
         "structure_shuffled": rank_correlation(p, _shuffled(reference, outside, rng), outside),
-        "structure_other": rank_correlation(p, reference[other], outside & outside[other]),
+        "structure_other": rank_correlation(p, reference[other], beyond),
     }
 
 
@@ -141,6 +143,22 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, where: np.ndarray) -> np.ndar
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     known = (norms > 0) & (count >= _FEWEST_CLASSES)
     return np.divide(np.sum(x * y, -1), norms, out=np.full(len(x), np.nan), where=known)
+
+
+def _others(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Returns another pair, with neither of its images, for each pair.
+
+    Returns:
+      Their places, i64[n], and whether there is such a pair, bool[n].
+    """
+    total = len(pairs.i)
+    own, other = np.stack([pairs.i, pairs.j]), np.roll(np.arange(total), total // 2)
+    for _ in range(total):
+        shared = (own[:, None] == own[None, :, other]).any((0, 1))
+        if not shared.any():
+            break
+        other[shared] = (other[shared] + 1) % total
+    return other, ~shared
 
 
 def _shuffled(values: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ README.md           a model card, as the Hugging Face Hub reads it
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import tempfile
@@ -106,7 +107,7 @@ def to_onnx(model: StoredModel) -> bytes:
         "float32",
         num_classes=len(about["class_names"]),
     )
-    network = Network(module, model.network.mean, model.network.std, model.network.image_size)
+    network = dataclasses.replace(model.network, module=module)
     try:
         return onnx.convert(_function(model, network), about["images"]["shape"])
     except onnx.OnnxError as error:

@@ -20,17 +20,23 @@ from mixkd_jax.models.vit import ViT
 
 
 class PixelStatistics(NamedTuple):
-    """What `standardize` and `Network` take, in units of [0, 1]: one value, or one a channel."""
+    """What `Network` takes: in units of [0, 1], one value or one a channel, red first.
+
+    Attributes:
+        mean: Subtracted from pixels.
+        std: Divides the difference.
+        bgr: Whether the order of the channels is turned round after that.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bgr: bool = False
 
 
 _RAW = PixelStatistics((0.0,), (1 / 255,))  # pixels stay in [0, 255]
 _HALF = PixelStatistics((0.5,), (0.5,))  # to [-1, 1]
 _IMAGENET = PixelStatistics(convnext.MEAN, convnext.STD)
-# Of images whose channels are in the order blue, green, red.
-_CAFFE = PixelStatistics((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,))
+_CAFFE = PixelStatistics((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,), bgr=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +103,7 @@ def create(
 
 
 def pixel_statistics(name: str, *, pipeline: str = "paper") -> PixelStatistics:
-    """Returns the (mean, std) with which `Network` sees pixels as a pipeline's authors did.
+    """Returns the (mean, std, bgr) with which `Network` sees pixels as a pipeline's authors did.
 
     Args:
         name: Of a model that Keras or PyTorch has.
@@ -107,8 +113,7 @@ def pixel_statistics(name: str, *, pipeline: str = "paper") -> PixelStatistics:
             * ``"paper"``: of the paper's code, to fine-tune or to load its teachers; pixels stay
               in [0, 255] but for ViT, which has ImageNet's mean and deviation.
             * ``"keras"``: of ``preprocess_input``, to use a downloaded ImageNet classifier as it
-              is. That of ``resnet50`` also wants the channels in the order blue, green, red:
-              ``images[..., ::-1]``.
+              is. That of ``resnet50`` has the channels in the order blue, green, red.
             * ``"torchvision"``: ImageNet's mean and deviation.
             * ``"timm"``: the default of the architecture in timm: the same, but [-1, 1] for ViT.
               Some of its files were trained with others, which their ``config.json`` tells.

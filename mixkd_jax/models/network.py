@@ -46,6 +46,8 @@ class Network:
       module: a Linen module with `apply(variables, images, train=False) -> logits`.
       mean: per channel, subtracted from pixels in [0, 1].
       std: per channel, divides the difference.
+      bgr: whether the module sees the channels in the order blue, green, red; `mean` and `std` are
+        in that of the images, red first.
       image_size: height and width in pixels that the module sees; images of another size are
         resized (bilinear). 0 takes them as they are.
     """
@@ -53,6 +55,7 @@ class Network:
     module: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bgr: bool = False
     image_size: int = 0
 
     @property
@@ -70,7 +73,8 @@ class Network:
         if side and images.shape[1:3] != (side, side):
             shape = (images.shape[0], side, side, images.shape[3])
             images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
-        return standardize(images, self.mean, self.std)
+        images = standardize(images, self.mean, self.std)
+        return jnp.concatenate(jnp.split(images, 3, -1)[::-1], -1) if self.bgr else images
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Returns f32[B, C] for pixels [B, H, W, C] in [0, 255], in evaluation mode."""

@@ -11,6 +11,7 @@ import jax
 from mixkd_jax import config, models
 from mixkd_jax.config import ConfigError
 from mixkd_jax.models import own
+from mixkd_jax.models.imagenet import PixelStatistics
 from mixkd_jax.models.network import Network, Variables
 
 GIVEN = "given"  # a teacher's model that isn't by name: `experiment.run(..., teacher=...)`
@@ -64,12 +65,10 @@ def create_module(
     return models.create_model(model, num_classes=num_classes, dtype=dtype, **options)
 
 
-def pixels(
-    settings: config.Data, training: config.Training
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and the deviation, on the scale of [0, 1], that a model sees pixels by."""
+def pixels(settings: config.Data, training: config.Training) -> PixelStatistics:
+    """Returns how a model sees pixels."""
     if training.pixels == "data":
-        return settings.mean, settings.std
+        return PixelStatistics(settings.mean, settings.std)
     return models.pixel_statistics(training.model, pipeline=training.pixels)
 
 
@@ -81,7 +80,7 @@ def create_network(
         training.model, training.head, training.dtype, num_classes=num_classes, **options
     )
     size = training.image_size or settings.image_size
-    return Network(module, *pixels(settings, training), size)
+    return Network(module, *pixels(settings, training), image_size=size)
 
 
 def check_fits(

@@ -159,10 +159,11 @@ def describe(run: Folder, name: str) -> Description:
     Returns:
       "format"; "architecture": the config's model, head, dtype and pixels; "images": "shape"
       (height, width, channels) and "resize" (what an image is resized to cover before its middle
-      is taken), "mean" and "std" (on the scale of [0, 1]), "image_size" (that the network itself
-      resizes to, 0 if it doesn't); "class_names"; "metrics" on the test images, "calibrated": the
-      same after dividing logits by its "temperature", or None; "training": the model's name, step
-      and recipe; "data", "versions" and "git_commit" as the run's `config.json` has them.
+      is taken), "mean" and "std" (on the scale of [0, 1]), "bgr" (whether the network turns the
+      channels round), "image_size" (that it resizes to itself, 0 if it doesn't); "class_names";
+      "metrics" on the test images, "calibrated": the same after dividing logits by its
+      "temperature", or None; "training": the model's name, step and recipe; "data", "versions" and
+      "git_commit" as the run's `config.json` has them.
 
     Raises:
       ModelError: if the files lack something.
@@ -177,7 +178,7 @@ def describe(run: Folder, name: str) -> Description:
                 f"{run.root}: its teacher is a function that was given from Python, and is not in "
                 "its folder"
             )
-        mean, std = models.pixels(settings.data, training)
+        mean, std, bgr = models.pixels(settings.data, training)
         evaluation = _read_json(ModelFolder(run.root / name).evaluation)
         return {
             "format": FORMAT,
@@ -189,6 +190,7 @@ def describe(run: Folder, name: str) -> Description:
                 "resize": data["resize"],
                 "mean": list(mean),
                 "std": list(std),
+                "bgr": bgr,
                 "image_size": training.image_size or settings.data.image_size,
             },
             "class_names": data["class_names"],
@@ -220,7 +222,7 @@ def _network(found: Found) -> Network:
             num_classes=len(about["class_names"]),
         )
         mean, std = tuple(images["mean"]), tuple(images["std"])
-        return Network(module, mean, std, images["image_size"])
+        return Network(module, mean, std, images["bgr"], images["image_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{found.folder}: config.json describes no model: {error}") from None
 
