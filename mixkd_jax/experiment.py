@@ -21,9 +21,11 @@ from mixkd_jax.run.run import Run
 from mixkd_jax.training import sharding
 from mixkd_jax.training.progress import Progress
 
+MODES = ("train", "evaluate", "analyze")
+
 
 def run(
-    values: Mapping[str, Any],
+    config: Mapping[str, Any],
     folder: str | os.PathLike[str],
     *,
     mode: str = "train",
@@ -36,7 +38,7 @@ def run(
     """Runs an experiment, or what is left of it, and returns its results.
 
     Args:
-      values: the config, with all fields of `config.get_defaults()`.
+      config: with all fields of `mixkd_jax.config.get_defaults()`.
       folder: of this run. One that holds a run of the same config is continued; arms and seeds that
         it lacks are added to it.
       mode: "train", or "evaluate" or "analyze" to measure the newest checkpoints that are there.
@@ -59,11 +61,13 @@ def run(
       models.TeacherError: for a `teacher` that can't be learned from.
       training.member.Diverged, training.preemption.Stopped: see there; run again to continue.
     """
+    if mode not in MODES:
+        raise ConfigError(f"mode: expected one of {', '.join(MODES)}; got {mode!r}")
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.held(Folder.at(absolute(folder))))
         if progress is None:
             progress = stack.enter_context(Progress(enabled=jax.process_index() == 0))
-        return _run(values, folder, mode, dataset, teacher, stop, progress, command)
+        return _run(config, folder, mode, dataset, teacher, stop, progress, command)
 
 
 def _run(
@@ -76,7 +80,7 @@ def _run(
     progress: Progress,
     command: str,
 ) -> dict[str, Any]:
-    """Does what `run` does; its arguments are there."""
+    """Does what `run` does; its arguments are there, `values` being its `config`."""
     here = Folder(absolute(folder))
     config.parse(values)
     given = None if teacher is None else teachers.as_teacher(teacher)
@@ -96,6 +100,7 @@ def _run(
         mesh = sharding.data_mesh()
         images = load_images(settings.data, settings.seed, mesh, dataset)
     check_counts(images, settings.analysis)
+    workdir.check_images(here, images.about())
     adopt.check(settings, images.about())
     if given is not None:
         teachers.check(given, images.test.image_shape, images.num_classes)

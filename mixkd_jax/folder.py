@@ -10,6 +10,8 @@ from etils import epath
 
 TEACHER = "teacher"
 BEST = "best"
+BASES = ("ce", "mixup", "kd", "mixkd")  # what an arm's name begins with
+TIMES = ("compile", "train", "evaluate", "checkpoint", "analyse")  # what a model's time is spent on
 _COLON = "~"  # what an arm's colons become in a path: some file systems take none
 
 

@@ -1,8 +1,10 @@
 """The losses that an arm can minimise: `kd_weight * term + ce_weight * cross-entropy`.
 
-Each is a function of logits and labels whose keyword arguments are its options, with the values of
-the paper that it comes from as defaults. A new one is such a function and its name in `OBJECTIVES`;
-its options then are fields of `config.loss`, and of arms.
+Each is a function of the student's logits, the teacher's and labels, f32[B, C] each, the labels
+one-hot or mixed. It returns the loss, f32[B] or f32[], of which a step minimises the mean, and the
+parts of it that are logged, by name. Its keyword arguments are its options, with the values of the
+paper that it comes from as defaults; numbers may be traced. A new one is such a function and its
+name in `OBJECTIVES`; its options then are fields of `config.loss`, and of arms.
 
 Decoupled terms need one class for each example: of a mixed label it is the class with the larger
 weight.
@@ -14,33 +16,12 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mixkd_jax import losses
-
-
-class Objective(Protocol):
-    """What a training step minimises the mean of."""
-
-    def __call__(
-        self,
-        student_logits: jax.Array,
-        teacher_logits: jax.Array,
-        labels: jax.Array,
-        **options: Any,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the loss, f32[B] or f32[], and the parts of it that are logged, by name.
-
-        Args:
-          student_logits: f32[B, C].
-          teacher_logits: f32[B, C].
-          labels: f32[B, C], one-hot or mixed.
-          **options: keyword arguments with defaults; numbers may be traced.
-        """
-        ...
 
 
 def cross_entropy(student_logits, teacher_logits, labels):

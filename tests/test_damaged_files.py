@@ -7,7 +7,7 @@ import pytest
 import small
 from etils import epath
 
-from mixkd_jax.folder import Folder, ModelFolder
+from mixkd_jax.folder import TIMES, Folder, ModelFolder
 from mixkd_jax.report import records
 from mixkd_jax.training import sharding
 from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -31,7 +31,7 @@ def test_time_is_counted_anew(content, folder, capsys):
     file = folder.time
     file.write_bytes(content)
     clock = Clock(file)
-    assert clock.seconds == dict.fromkeys(Clock.KINDS, 0.0)
+    assert clock.seconds == dict.fromkeys(TIMES, 0.0)
     Clock(file)
     assert capsys.readouterr().err == f"{file} is damaged; time is counted from now on\n"
     clock.add("train", 2.0)

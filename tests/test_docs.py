@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from mixkd_jax import calibration, losses, mixup, vicinal
+from mixkd_jax import calibration, losses, mixup, representation, vicinal
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "ops.md").read_text(encoding="utf-8")
 BLOCKS = {
@@ -19,7 +19,7 @@ BLOCKS = {
 
 
 def op_modules():
-    for root in (mixup, losses, calibration, vicinal):
+    for root in (mixup, losses, calibration, vicinal, representation):
         yield root.__name__
         for found in pkgutil.iter_modules(getattr(root, "__path__", []), root.__name__ + "."):
             yield found.name
@@ -41,6 +41,6 @@ def test_code_of_the_page(title):
 def test_the_page_has_an_example_for_each_kind_of_model_and_names_every_op():
     for kind in ("plain JAX", "Flax Linen", "Flax NNX", "by hand"):
         assert any(kind in title for title in BLOCKS), kind
-    for module in (mixup, losses, calibration, vicinal):
+    for module in (mixup, losses, calibration, vicinal, representation):
         for name in module.__all__:
             assert re.search(rf"\b{name}\b", PAGE), f"{name} is not on the page"

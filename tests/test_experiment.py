@@ -222,6 +222,12 @@ def test_there_must_be_something_to_evaluate(tmp_path, mode):
     assert not (tmp_path / "a").exists()
 
 
+def test_another_mode_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="mode: expected one of train, evaluate, .*'analyse'"):
+        small.run(tmp_path / "a", mode="analyse")
+    assert not list(tmp_path.iterdir())
+
+
 FLAGS = [
     "--config=configs/digits.py",
     "--config.seeds=(0,1)",

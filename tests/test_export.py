@@ -1,5 +1,6 @@
 """Exported models: files that stand alone answer as the model does."""
 
+import dataclasses
 import inspect
 import json
 import pathlib
@@ -126,6 +127,21 @@ def test_onnx_runtime_repeats_the_answers_of_every_family(name, shape):
         want = np.asarray(jax.jit(network.logits)(variables, images))
         (found,) = session.run(None, {"images": images})
         np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+def test_onnx_runtime_turns_channels_round_as_the_network_does():
+    import onnxruntime
+
+    network = Network(create_model("cnn", num_classes=5), (0.1, 0.2, 0.3), (0.4,), bgr=True)
+    shape = (8, 8, 3)
+    variables = jax.jit(network.init, static_argnums=1)(jax.random.key(0), shape)
+    graph = onnx.convert(lambda images: {"logits": network.logits(variables, images)}, shape)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    (found,) = onnxruntime.InferenceSession(graph).run(None, {"images": images})
+    want = np.asarray(network.logits(variables, images))
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+    turned = dataclasses.replace(network, bgr=False, mean=network.mean[::-1])
+    np.testing.assert_allclose(turned.logits(variables, images[..., ::-1]), want, rtol=1e-5)
 
 
 def test_what_has_no_operator_is_named():

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mixkd_jax import data, mixup
 from mixkd_jax.data.device import Augmentation, Batching, Loaded, Shuffled
+from mixkd_jax.data.folder import ImageFiles
 from mixkd_jax.data.stream import Batches, Stream
 from mixkd_jax.evaluation.evaluate import evaluate
 from mixkd_jax.evaluation.predict import create_predict
@@ -232,6 +233,20 @@ def test_an_evaluation_decodes_every_image_once(root, mesh, monkeypatch):
     variables = small.teacher(mesh, network, SHAPE).variables
     evaluate(predict, variables, images, num_bins=15, key=jax.random.key(2))
     assert seen == collections.Counter(range(len(images)))
+
+
+def test_a_stream_reads_each_label_once(root, mesh, monkeypatch):
+    images, read = _streamed(root, mesh), collections.Counter()
+    item = ImageFiles.__getitem__
+
+    def counted(source, index):
+        read[index] += 1
+        return item(source, index)
+
+    monkeypatch.setattr(ImageFiles, "__getitem__", counted)
+    want = images.labels(np.arange(10))
+    np.testing.assert_array_equal(images.labels(np.arange(20))[:10], want)
+    assert set(read.values()) == {1} and len(read) == 20
 
 
 def test_broken_images_that_a_stream_skips_are_in_the_log(root, mesh, known, tmp_path, capfd):

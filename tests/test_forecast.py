@@ -1,13 +1,12 @@
 import pytest
 
+from mixkd_jax.folder import TIMES
 from mixkd_jax.training.forecast import Smooth, Work, seconds_left
-
-KINDS = ("compile", "train", "evaluate", "checkpoint", "analyse")
 
 
 def _work(role, step, *, total=100, trained=None, analysed=True, **seconds):
     trained = step == total if trained is None else trained
-    return Work(role, total, step, dict.fromkeys(KINDS, 0.0) | seconds, trained, analysed)
+    return Work(role, total, step, dict.fromkeys(TIMES, 0.0) | seconds, trained, analysed)
 
 
 def test_nothing_is_known_before_a_step():

@@ -19,6 +19,7 @@ from mixkd_jax.training.member import Diverged
 from mixkd_jax.training.preemption import Stopped, StopRequest
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.randomness import stream
+from mixkd_jax.training.step import TAKEN
 
 NAME = "arms/mixkd~ce_weight=0.5/0"
 SCHEDULE = optax.linear_schedule(0.05, 0.01, 14)
@@ -121,7 +122,10 @@ def test_lines_are_means_since_the_last_one(undisturbed, known):
             batch = known.draw(fit)(feed(step), fit.key, np.int32(step), fit.mixing)
             logits = known.query(TEACHER.network, fit)(TEACHER.variables, batch.images)
             state = known.update(fit)(state, batch, logits, fit.key, numbers)
+        assert float(state.totals[TAKEN]) - before[TAKEN] == count
         for name, total in state.totals.items():
+            if name == TAKEN:
+                continue
             want = (float(np.asarray(total)) - before[name]) / count
             assert line[name] == pytest.approx(want, rel=1e-4, abs=1e-6), name
         assert line["epoch"] == line["step"] / 4
@@ -140,6 +144,22 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(undisturbed, known, tmp
     assert small.bits(state) == small.bits(undisturbed[2])
     assert small.lines(tmp_path) == small.lines(undisturbed[0])
     assert _kept(tmp_path)[-1] == 14
+
+
+def test_lines_stay_means_when_they_come_at_other_steps(undisturbed, known, tmp_path):
+    """As they do when `config.log.every` is changed before a run goes on."""
+    fit = _fit(tmp_path)
+    with pytest.raises(Stopped):
+        _train(tmp_path, fit, stop=_stop_at(6), known=known)
+    steps = dataclasses.replace(fit.steps, log=7)
+    _train(tmp_path, dataclasses.replace(fit, steps=steps), known=known)
+    lines = {line["step"]: line for line in small.lines(tmp_path)}
+    assert list(lines) == [4, 7, 14]
+    whole = {line["step"]: line for line in small.lines(undisturbed[0])}
+    for name in ("loss", "accuracy", "entropy", "kl"):
+        want = sum(count * whole[step][name] for step, count in ((4, 4), (8, 4), (12, 4), (14, 2)))
+        found = sum(count * lines[step][name] for step, count in ((4, 4), (7, 3), (14, 7)))
+        assert found == pytest.approx(want, rel=1e-4)
 
 
 def test_a_training_whose_last_steps_were_lost_takes_them_again(undisturbed, known, tmp_path):
@@ -408,6 +428,9 @@ def test_updates_that_are_not_finite_can_be_left_out_and_are_counted(tmp_path, m
     assert sum(line["skipped_updates"] for line in lines) == sum(broken)
     assert all(np.isfinite(line["loss"]) and line["loss"] < 10 for line in lines)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    for line in lines:  # the rate is that of the updates that were taken
+        rate = float(SCHEDULE(line["step"] - 1 - sum(broken[: line["step"]])))  # pyright: ignore
+        assert line["learning_rate"] == pytest.approx(rate)
 
 
 def test_a_training_of_which_nothing_is_finite_ends_all_the_same(tmp_path):

@@ -1,5 +1,6 @@
 """Runs of which no number depends on which others are trained, so that they can grow."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import small
@@ -198,6 +200,23 @@ def test_what_would_change_a_model_is_refused_by_its_fields(finished, changes, n
         small.run(finished, _values(arms=(*FIRST, "kd"), **changes))
     assert all(f"config.{part}" in str(caught.value) for part in named)
     assert str(caught.value).count(" there and ") == len(named)
+    assert small.files(finished) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda one: dataclasses.replace(one, class_names=(*one.class_names[:-1], "else")),
+        lambda one: dataclasses.replace(one, train=one.train.subset(np.arange(len(one.train) - 1))),
+        lambda one: dataclasses.replace(one, test=one.test.subset(np.arange(len(one.test) - 1))),
+    ],
+    ids=["class_names", "teacher", "test"],
+)
+def test_other_images_are_refused(finished, other, request):
+    about = request.node.callspec.id
+    before = small.files(finished)
+    with pytest.raises(ConfigError, match=f"a run with other images: .*{about}: .* there, .* here"):
+        small.run(finished, _values(seeds=(0, 1)), dataset=other(small.dataset()))
     assert small.files(finished) == before
 
 

@@ -30,7 +30,7 @@ def run(code, python=sys.executable):
 def test_the_ops_import_nothing_heavy():
     loaded = run(
         "import sys, json, mixkd_jax\n"
-        "from mixkd_jax import calibration, losses, mixup, vicinal\n"
+        "from mixkd_jax import calibration, losses, mixup, representation, vicinal\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     assert "jax" in loaded and not set(HEAVY) & set(loaded)

@@ -43,6 +43,17 @@ def test_a_second_run_is_told_whose_the_folder_is(folder):
     assert [path.name for path in folder.root.iterdir()] == ["kept"]
 
 
+def test_a_lock_asks_for_no_device(folder):
+    code = (
+        "import sys; from jax._src import xla_bridge\n"
+        "from mixkd_jax.folder import Folder; from mixkd_jax.run import lock\n"
+        "with lock.held(Folder.at(sys.argv[1])): print(xla_bridge.backends_are_initialized())"
+    )
+    command = [sys.executable, "-c", code, str(folder.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=small.ROOT)
+    assert done.stdout == "False\n"
+
+
 def test_a_dead_process_has_no_lock(folder):
     with subprocess.Popen(
         [sys.executable, "-c", DIES, str(folder.root), str(int(signal.SIGSTOP))],

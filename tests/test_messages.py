@@ -1,11 +1,14 @@
 """How a command ends by what isn't the user's mistake: a full disk, a lost process."""
 
+import argparse
 import os
 import subprocess
 import sys
 
 import pytest
 import small
+
+from mixkd_jax.cli import messages
 
 PROGRAM = """
 import argparse
@@ -52,6 +55,20 @@ def _ended(first, distributed=False):
 def test_what_storage_lacks_is_one_line(first):
     said = _ended(first)
     assert said.startswith("error: --workdir: runs/a: ") and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize(
+    ("model", "role"),
+    [
+        ("teacher", "teacher"),
+        ("head/teacher", "teacher"),
+        ("arms/mixkd~teacher_temperature=0.5/0", "student"),
+        ("head/student/1", "student"),
+    ],
+)
+def test_what_diverged_is_trained_more_carefully(model, role):
+    command = messages._anew(argparse.Namespace(workdir="runs/a"), f"{model}: not finite")
+    assert f"--config.{role}.optimizer.clip_norm=1" in command
 
 
 def test_a_lost_process_is_told_to_the_others():

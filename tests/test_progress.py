@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 from rich.console import Console
 
+from mixkd_jax.folder import TIMES
 from mixkd_jax.training import clock as clocks
 from mixkd_jax.training import progress
 from mixkd_jax.training.clock import Clock, RunClock
@@ -66,7 +67,7 @@ def test_guesses_have_few_digits(seconds, text):
 
 
 def _seconds():
-    return dict.fromkeys(Clock.KINDS, 0.0)
+    return dict.fromkeys(TIMES, 0.0)
 
 
 def _work(role="student", **changes):

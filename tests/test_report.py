@@ -7,6 +7,7 @@ import pytest
 import run_folders
 
 from mixkd_jax.config import ConfigError
+from mixkd_jax.folder import TIMES
 from mixkd_jax.report import report, results, tables
 from mixkd_jax.report.panels import panels
 from mixkd_jax.report.quantities import METRICS
@@ -249,7 +250,7 @@ def test_time_adds_up(tmp_path):
     files = [json.loads(path.read_text()) for path in (tmp_path / "arms/kd").rglob("time.json")]
     assert rows[2][2] == f"{sum(file['train'] for file in files):.1f}"
     time = results.collect(tmp_path)["time"]
-    assert rows[3][1:] == [f"{time[part]:.1f}" for part in (*results.TIME_PARTS, "total")]
+    assert rows[3][1:] == [f"{time[part]:.1f}" for part in (*TIMES, "total")]
 
 
 def test_the_best_students_have_a_table_of_their_own(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import run_folders
 
+from mixkd_jax.folder import TIMES
 from mixkd_jax.report import report, results
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -146,7 +147,7 @@ def test_time_is_summed_over_runs(tmp_path):
     time = results.collect(tmp_path)["time"]
     files = [json.loads(path.read_text()) for path in tmp_path.rglob("time.json")]
     assert len(files) == 5
-    for part in results.TIME_PARTS:
+    for part in TIMES:
         np.testing.assert_allclose(time[part], np.sum([file[part] for file in files]))
     np.testing.assert_allclose(time["total"], np.sum([list(file.values()) for file in files]))
 

@@ -141,6 +141,12 @@ def _most_moved(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), a, b)))
 
 
+def test_the_first_stage_draws_other_batches_than_the_second(two_stages):
+    fits = _head(two_stages, 0), _student(two_stages, "ce", 0)
+    first, second = (jax.random.key_data(fit.key) for fit in fits)
+    assert not np.array_equal(first, second)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_first_stage_trains_the_head_alone(two_stages, seed):
     state = _restored(_head(two_stages, seed))
@@ -149,7 +155,7 @@ def test_the_first_stage_trains_the_head_alone(two_stages, seed):
     assert all(_same(state.params["backbone"], file["params"]["backbone"]))
     assert all(_same(state.batch_stats["backbone"], file["batch_stats"]["backbone"]))
 
-    fit = _student(two_stages, "ce", seed)
+    fit = _head(two_stages, seed)
     fresh = jax.jit(fit.recipe.network.init, static_argnums=1)(stream(fit.key, "init"), SHAPE)
     assert not any(_same(state.params["head"], fresh["params"]["head"]))
     assert not any(_same(state.batch_stats["head"], fresh["batch_stats"]["head"]))

@@ -101,6 +101,7 @@ def test_a_step_is_what_numpy_makes_of_it(text, scale):
         else:
             values["loss"], d = values["ce"], d_ce
         grads = [x.T @ d / len(x), d.mean(0)]
+        values["updates"] = 1
         values["grad_norm"] = np.sqrt(sum(np.sum(g**2) for g in grads))
         momentum = [0.9 * m + g for m, g in zip(momentum, grads, strict=True)]
         w, b = w - 0.5 * momentum[0], b - 0.5 * momentum[1]
@@ -115,7 +116,7 @@ def test_a_step_is_what_numpy_makes_of_it(text, scale):
 def test_metrics_without_a_teacher_name_none():
     fit = small.linear_fit(text="ce")
     totals = fit.abstract_state.totals
-    assert set(totals) == {"loss", "ce", "accuracy", "entropy", "grad_norm"}
+    assert set(totals) == {"loss", "ce", "accuracy", "entropy", "grad_norm", "updates"}
 
 
 def test_the_teacher_is_queried_on_exactly_what_the_student_sees():

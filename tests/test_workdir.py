@@ -116,6 +116,23 @@ def test_a_run_gets_arms_and_seeds_and_keeps_its_own(tmp_path):
     assert after == {**before, "config": joined, "command": "python run.py --more"}
 
 
+@pytest.mark.parametrize(
+    ("best", "field", "value"),
+    [
+        ("ece", "log__every", "7 steps"),
+        ("nll", "log__validate_every", "7 steps"),
+        ("ece", "evaluation__num_bins", 7),
+    ],
+)
+def test_what_chooses_the_best_state_may_not_differ(tmp_path, best, field, value):
+    folder = _claimed(tmp_path / "a", small.default_values(checkpoint__best=best))
+    other = small.default_values(checkpoint__best=best, **{field: value})
+    assert f"config.{field.replace('__', '.')} is " in _refusal(folder, other)
+    free = small.default_values(checkpoint__best="accuracy", evaluation__num_bins=7)
+    old = _claimed(tmp_path / "b", small.default_values(checkpoint__best="accuracy"))
+    workdir.joined(Folder.at(old), free)
+
+
 def test_fields_that_change_no_model_may_differ(tmp_path):
     folder = _claimed(tmp_path / "a")
     free = [row.path for row in config.rows() if row.changes in ("measures", "nothing")]

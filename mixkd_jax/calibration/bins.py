@@ -78,7 +78,7 @@ def probabilities(probs: ArrayLike, where: ArrayLike | None = None) -> jax.Array
     """Returns checked probabilities in their own float dtype, for it sets the bin edges."""
     _checks.class_axis(_checks.floating(probs, "probs"), -1, "probs")
     _checks.probabilities(probs, "probs", where=where)
-    array = jnp.asarray(probs)
+    array = _checks.array(probs, "probs")
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 

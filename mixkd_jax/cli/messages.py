@@ -180,7 +180,7 @@ def _may_define(config: str) -> bool:
 
 def _anew(options: argparse.Namespace, error: str) -> str:
     """Returns a command that trains more carefully, in a new folder, what diverged."""
-    role = "teacher" if "teacher" in error.partition(":")[0] else "student"
+    role = "teacher" if error.startswith(("teacher:", "head/teacher:")) else "student"
     clip = f"--config.{role}.optimizer.clip_norm=1"
     return start.command([f"--config={options.workdir}/config.json", clip])
 

@@ -12,9 +12,10 @@ from mixkd_jax.config import fields
 from mixkd_jax.config.data import Data, Mixup
 from mixkd_jax.config.duration import Duration
 from mixkd_jax.config.experiment import Analysis, Checkpoint, Evaluation, Experiment, Log
-from mixkd_jax.config.fields import ConfigError, choose
+from mixkd_jax.config.fields import choose
 from mixkd_jax.config.loss import Loss
 from mixkd_jax.config.training import Optimizer, Schedule, Training
+from mixkd_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ from mixkd_jax import objectives
 from mixkd_jax.config import fields, loss, value_types
 from mixkd_jax.config.data import Mixup
 from mixkd_jax.config.experiment import Experiment
-from mixkd_jax.config.fields import ConfigError
 from mixkd_jax.config.loss import Loss
+from mixkd_jax.errors import ConfigError
 
 # base -> whether its inputs are mixed, and whether it learns from the teacher
 BASES = {"ce": (False, False), "mixup": (True, False), "kd": (False, True), "mixkd": (True, True)}

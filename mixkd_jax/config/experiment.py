@@ -66,7 +66,8 @@ class Checkpoint:
     best: str = fields.one_of(
         ("", "accuracy", "ece", "nll"),
         "keeps also each student as it was where this measure of the validation images was best, "
-        "and measures it apart",
+        "and measures it apart; what decides when that is looked at (`log.every`, "
+        "`log.validate_every`, and the bins of an ece) then is fixed for the whole run",
         changes="models",
     )
 

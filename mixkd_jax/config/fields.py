@@ -14,14 +14,11 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from mixkd_jax.config import value_types
 from mixkd_jax.config.duration import Duration
+from mixkd_jax.errors import ConfigError
 
 # What a field changes in a run: its trained models, which there are, what is measured, or nothing.
 Changes = Literal["models", "which models", "measures", "nothing"]
 _T = TypeVar("_T")
-
-
-class ConfigError(ValueError):
-    """A mistake in a config; the message names the field, what was expected and what came."""
 
 
 _MOST = 2**31 - 1  # integers are 32 bits on devices

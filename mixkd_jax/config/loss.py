@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mixkd_jax import objectives
 from mixkd_jax.config import fields, value_types
-from mixkd_jax.config.fields import ConfigError
+from mixkd_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

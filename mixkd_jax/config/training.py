@@ -26,7 +26,8 @@ class Optimizer:
     skip_nonfinite: bool = fields.flag(
         False,
         "leave out updates after which a parameter or a metric isn't finite, and count them, "
-        "instead of ending the run; the schedule goes on with the next update that is",
+        "instead of ending the run; the schedule goes on with the next update that is, and so ends "
+        "as many steps before its end as were left out",
     )
 
 

@@ -1,1 +1,1 @@
-"""From trained models to numbers, figures and a report; import its modules by name."""
+"""What trained models predict, and the scores and analyses of that; import its modules by name."""

@@ -153,12 +153,15 @@ def _others(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     """
     total = len(pairs.i)
     own, other = np.stack([pairs.i, pairs.j]), np.roll(np.arange(total), total // 2)
+
+    def shared() -> np.ndarray:
+        return (own[:, None] == own[:, other]).any((0, 1))
+
     for _ in range(total):
-        shared = (own[:, None] == own[None, :, other]).any((0, 1))
-        if not shared.any():
+        if not (near := shared()).any():
             break
-        other[shared] = (other[shared] + 1) % total
-    return other, ~shared
+        other[near] = (other[near] + 1) % total
+    return other, ~shared()
 
 
 def _shuffled(values: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:

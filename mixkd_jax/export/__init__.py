@@ -24,12 +24,11 @@ from mixkd_jax.export import card
 from mixkd_jax.files import absolute, in_bucket, write_bytes, write_json, write_text
 from mixkd_jax.models.network import Network
 from mixkd_jax.run import models, stored
-from mixkd_jax.run.stored import ModelError, StoredModel
+from mixkd_jax.run.stored import HUB, ModelError, StoredModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 STABLEHLO = "model.stablehlo"
 ONNX = "model.onnx"
-_HUB = "hf://"
 
 
 def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
@@ -46,8 +45,8 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
       ModelError: if there is no such model, or `out` can't be written to. Nothing is written then.
     """
     text = os.fspath(out)
-    if text.startswith(_HUB):
-        repository = text.removeprefix(_HUB)
+    if text.startswith(HUB):
+        repository = text.removeprefix(HUB)
         if repository.count("/") != 1:
             raise ModelError(f"--out: expected hf://owner/repository, got {text}")
         model = stored.load(path)

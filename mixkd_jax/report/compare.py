@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from etils import epath
 
-from mixkd_jax.config import ConfigError
+from mixkd_jax.errors import ConfigError
 from mixkd_jax.files import absolute, write_text
 from mixkd_jax.report import claims, page, results, sweeps, tables, teachers
 from mixkd_jax.report.figures import style, tradeoff

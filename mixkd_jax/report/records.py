@@ -9,12 +9,10 @@ from typing import Any
 
 from etils import epath
 
-from mixkd_jax.config import ConfigError
-from mixkd_jax.folder import BEST, TEACHER, Folder, split_name, student_name
+from mixkd_jax.errors import ConfigError
+from mixkd_jax.folder import BASES, BEST, TEACHER, Folder, split_name, student_name
 from mixkd_jax.report import formats, logs
 from mixkd_jax.report.shapes import TEXT, ShapeError, check, load
-
-BASES = ("ce", "mixup", "kd", "mixkd")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from mixkd_jax.config import ConfigError
+from mixkd_jax.errors import ConfigError
 from mixkd_jax.files import write_json, write_text
 from mixkd_jax.folder import TEACHER, Folder, split_name
 from mixkd_jax.report import claims, gallery, page, results, sentences, tables

@@ -9,14 +9,13 @@ from typing import Any
 
 import tabulate
 
-from mixkd_jax.folder import TEACHER
+from mixkd_jax.folder import TEACHER, TIMES
 from mixkd_jax.report import claims, intervals
 from mixkd_jax.report.intervals import at
 from mixkd_jax.report.quantities import CALIBRATION, METRICS, VICINAL
 from mixkd_jax.report.records import Records, by_model, read
 
 BASELINE = "ce"
-TIME_PARTS = ("compile", "train", "evaluate", "checkpoint", "analyse")
 MISSING = "-"
 
 
@@ -156,7 +155,7 @@ def _won_of(records: Records, arm: str, metric: str) -> dict[str, int]:
 
 
 def _time(records: Records) -> dict[str, float]:
-    parts: dict[str, float] = dict.fromkeys(TIME_PARTS, 0.0)
+    parts: dict[str, float] = dict.fromkeys(TIMES, 0.0)
     for time in records.times.values():
         for part, seconds in time.items():
             parts[part] = parts.get(part, 0.0) + float(seconds)

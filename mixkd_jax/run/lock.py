@@ -35,7 +35,8 @@ def held(folder: Folder) -> Iterator[None]:
     Raises:
       ConfigError: if another process has it, or the folder can't be written to.
     """
-    if in_bucket(folder.root) or jax.process_index():
+    # Without a pod nothing asks for the devices, which a report has no need of.
+    if in_bucket(folder.root) or (jax.distributed.is_initialized() and jax.process_index()):
         yield
         return
     with workdir.making(folder.root), _opened(folder) as file:

@@ -20,6 +20,7 @@ from mixkd_jax.run.images import RunImages
 from mixkd_jax.training import sharding
 from mixkd_jax.training.fit import Fit, Steps
 from mixkd_jax.training.optimizers import create_optimizer
+from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.schedules import create_schedule
 from mixkd_jax.training.step import Recipe
 
@@ -104,7 +105,9 @@ class Plan:
         name = f"head/{role}" if role == TEACHER else f"head/{role}/{seed - 1}"
         made = self._durations(role, _head_stage(training), len(fit.images))
         recipe = dataclasses.replace(fit.recipe, network=frozen, optimizer=made.pop("optimizer"))
-        return dataclasses.replace(fit, **self._identity(name, seed), recipe=recipe, **made)
+        identity = self._identity(name, seed)
+        identity["key"] = stream(identity["key"], "head")  # other batches than the main stage's
+        return dataclasses.replace(fit, **identity, recipe=recipe, **made)
 
     def _frozen(self, teacher: Teacher) -> Fit:
         """Returns the fit of a teacher that is as it is; its variables are put on all devices."""

@@ -29,7 +29,7 @@ Description = dict[str, Any]
 WEIGHTS = "model.safetensors"
 FORMAT = "mixkd-jax model, version 1"
 _FORMS = "runs/a/arms/mixkd/0, runs/a/teacher, an exported folder or hf://owner/repository"
-_HUB = "hf://"
+HUB = "hf://"
 
 
 class ModelError(ValueError):
@@ -97,7 +97,7 @@ def find(path: str | os.PathLike[str]) -> Found:
       ModelError: if there is none.
     """
     text = os.fspath(path)
-    folder = _download(text) if text.startswith(_HUB) else absolute(text)
+    folder = _download(text) if text.startswith(HUB) else absolute(text)
     here = _read_json(folder / "config.json")
     if here.get("format") == FORMAT:
         return Found(folder, here)
@@ -129,8 +129,8 @@ def read(found: Found, shapes: Any) -> dict[str, Any]:
 
 def is_folder(path: str) -> bool:
     """Whether a path that may be a file of weights is a model's or a run's folder instead."""
-    if path.startswith(_HUB):
-        return path.removeprefix(_HUB).count("/") == 1
+    if path.startswith(HUB):
+        return path.removeprefix(HUB).count("/") == 1
     return absolute(path).is_dir()
 
 
@@ -262,7 +262,7 @@ def _read_safetensors(path: epath.Path, shapes: Any) -> dict[str, Any]:
 
 def _download(path: str) -> epath.Path:
     """Fetches an exported model from the Hub, which keeps it: the next call needs no network."""
-    repository, _, revision = path.removeprefix(_HUB).partition("@")
+    repository, _, revision = path.removeprefix(HUB).partition("@")
     if repository.count("/") != 1:
         raise ModelError(
             f"{path}: expected hf://owner/repository or hf://owner/repository@revision"

@@ -24,6 +24,13 @@ from mixkd_jax.files import absolute, in_bucket, write_json
 from mixkd_jax.folder import Folder
 
 LEFT = ("config.json.new", "lock")  # by a run that was killed when it began
+# Fields that else change no model, but decide which is kept by config.checkpoint.best.
+_LINES = {"config.log.every", "config.log.validate_every"}
+_CHOOSING = {
+    "accuracy": _LINES,
+    "nll": _LINES,
+    "ece": _LINES | {"config.evaluation.num_bins"},
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -129,6 +136,37 @@ def joined(folder: Folder, values: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def check_images(folder: Folder, data: Mapping[str, Any]) -> None:
+    """Checks that a run goes on with the images that it began with, by what is told of them.
+
+    Args:
+      folder: of the run; a new one takes any.
+      data: as of `RunImages.about`.
+
+    Raises:
+      ConfigError: if their numbers, shapes or classes are others.
+    """
+    if not folder.config.exists():
+        return
+    there = json.loads(folder.config.read_text())["data"]
+    free = ("name", "skipped")  # a folder may be moved, and a stream counts while it trains
+    differ = [
+        f"{name}: {_short(there.get(name))} there, {_short(value)} here"
+        for name, value in data.items()
+        if name not in free and there.get(name) != value
+    ]
+    if differ:
+        raise ConfigError(
+            f"--workdir: {folder.root} holds a run with other images: {'; '.join(differ)}. Name "
+            "another folder, or bring the images back (config.data.dir)"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def claim(folder: Folder, values: dict[str, Any], command: str, data: Mapping[str, Any]) -> None:
     """Writes `config.json`: a new one, or that of an earlier run with what has changed.
 
@@ -195,8 +233,9 @@ def _is_empty(root: epath.Path) -> bool:
 
 def _check_same(root: epath.Path, old: Any, new: Any) -> None:
     """Raises ConfigError, naming the fields, if models of the one config aren't of the other."""
-    free = {row.path for row in config.rows() if row.changes != "models"}
     old, new = dict(_leaves(old)), dict(_leaves(new))
+    free = {row.path for row in config.rows() if row.changes != "models"}
+    free -= _CHOOSING.get(old.get("config.checkpoint.best"), set())
     differ = [
         f"{name} is {json.dumps(old.get(name))} there and {json.dumps(new.get(name))} here"
         for name in {**old, **new}

@@ -1,1 +1,1 @@
-"""Training of one model: state, step, loop, checkpoints and sharding."""
+"""Training of models, alone or side by side: states, steps, loop, checkpoints and sharding."""

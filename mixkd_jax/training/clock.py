@@ -12,17 +12,16 @@ import jax
 from etils import epath
 
 from mixkd_jax.files import load_json_if_whole, write_json
+from mixkd_jax.folder import TIMES
 
 
 class Clock:
     """Adds up the seconds that a model took, by what they were spent on, over all its sessions."""
 
-    KINDS = ("compile", "train", "evaluate", "checkpoint", "analyse")
-
     def __init__(self, file: epath.Path):
         """Goes on from `file` if an earlier session saved it."""
         self._file = file
-        self.seconds: dict[str, float] = dict.fromkeys(self.KINDS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(TIMES, 0.0)
         self.seconds |= _read(file, self.seconds)
 
     @contextlib.contextmanager

@@ -186,8 +186,8 @@ class Streamed:
         return feed
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Reads the examples."""
-        return np.array([self.stream.source[int(i)].label for i in indices], np.int32)
+        """Reads those examples that it hasn't read before."""
+        return np.fromiter(self._threads.map(self._label, indices.tolist()), np.int32)
 
     def take(self, indices: np.ndarray) -> jax.Array:
         """Reads and decodes the images whose place is on this process's devices.
@@ -206,6 +206,11 @@ class Streamed:
     def _view(self) -> Callable[[int], np.ndarray]:
         kept = _KEPT_BYTES // math.prod(self.image_shape)
         return functools.lru_cache(maxsize=max(kept, 1))(self.stream.view)
+
+    @functools.cached_property
+    def _label(self) -> Callable[[int], int]:
+        source = self.stream.source
+        return functools.cache(lambda index: source[index].label)
 
     @functools.cached_property
     def _threads(self) -> ThreadPoolExecutor:

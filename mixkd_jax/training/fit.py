@@ -66,7 +66,7 @@ class Fit:
 
     Attributes:
       name: of the model and, below the run's, of its folder, such as "arms/mixkd/0".
-      seed: of the model, 0 for the teacher and its own for a student.
+      seed: of the model, 0 for the teacher and 1 more than its own for a student.
       key: of that seed; everything random is a function of it and the step.
       recipe: what is fixed in an update.
       numbers: the floating options of the objective, by name, and "teacher_temperature".

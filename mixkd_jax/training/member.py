@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mixkd_jax.files import DamagedError, load_json, write_json
 from mixkd_jax.folder import ModelFolder
@@ -21,7 +22,7 @@ from mixkd_jax.training.fit import Fit
 from mixkd_jax.training.metrics import ModelLog
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.state import TrainState
-from mixkd_jax.training.step import SKIPPED
+from mixkd_jax.training.step import SKIPPED, TAKEN
 
 if TYPE_CHECKING:
     from mixkd_jax.training.group import Session
@@ -84,10 +85,11 @@ class Member:
 
     def _means(self) -> dict[str, float]:
         """Returns each metric's mean since the last log line, and how many updates it lacks."""
-        count = (self.step - 1) % self.fit.steps.log + 1
         totals = {name: float(x) for name, x in jax.device_get(self.state.totals).items()}
         skipped = {SKIPPED: totals.pop(SKIPPED)} if SKIPPED in totals else {}
-        if (taken := count - int(sum(skipped.values()))) == 0:
+        taken = int(totals.pop(TAKEN))
+        count = taken + int(sum(skipped.values()))
+        if not taken:
             raise Diverged(
                 f"{self.fit.name}: none of the last {count:,} updates before step {self.step:,} "
                 f"was finite; the checkpoints before stay. {ADVICE}"
@@ -105,7 +107,7 @@ class Member:
         """Returns what is logged."""
         fit, step = self.fit, self.step
         line = {"epoch": step / fit.steps.per_epoch, **means}
-        line["learning_rate"] = float(np.asarray(fit.schedule(step - 1)))
+        line["learning_rate"] = float(np.asarray(fit.schedule(self._updates() - 1)))
         if fit.validate is not None and (step % fit.steps.validate == 0 or step == fit.steps.total):
             with self.clock.measure("evaluate"):
                 measured = fit.validate(self.state.variables)
@@ -113,6 +115,11 @@ class Member:
             if fit.best:
                 self._keep_best(measured)
         return line
+
+    def _updates(self) -> int:
+        """Returns how many updates the optimizer has counted, which doesn't count skipped ones."""
+        counts = optax.tree.get_all_with_path(self.state.opt_state, "count")
+        return int(counts[0][1]) if counts else self.step
 
     def _keep_best(self, measured: dict[str, float]) -> None:
         """Saves the state if no earlier one did as well on the validation images."""

@@ -28,6 +28,7 @@ from mixkd_jax.training.randomness import stream
 from mixkd_jax.training.state import TrainState
 
 SKIPPED = "skipped_updates"  # the metric that counts them
+TAKEN = "updates"  # the sum that counts the others
 
 Numbers = dict[str, jax.Array]  # f32[] each: options that may change without compiling anew
 
@@ -126,7 +127,7 @@ def update_student(
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     measured = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts, **batch.counts}
     measured |= _measures(logits, teacher_logits, batch.labels)
-    measured[SKIPPED] = jnp.float32(0)
+    measured |= {TAKEN: jnp.float32(1), SKIPPED: jnp.float32(0)}
     updated = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -160,10 +161,10 @@ def _measures(
 
 
 def measure_names(parts: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
-    """Returns the names of what a step measures of an objective with these parts."""
+    """Returns the names of what a step sums up, for an objective with these parts."""
     names = ["loss", *parts, "accuracy", "entropy", "grad_norm"]
     names += ["kl", "agreement"] if recipe.distils else []
-    return (*names, SKIPPED) if recipe.skips else tuple(names)
+    return (*names, TAKEN, SKIPPED) if recipe.skips else (*names, TAKEN)
 
 
 def _agreement(a: jax.Array, b: jax.Array) -> jax.Array:

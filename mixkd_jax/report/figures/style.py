@@ -21,9 +21,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mixkd_jax.files import write_bytes
-from mixkd_jax.folder import TEACHER
+from mixkd_jax.folder import BASES, TEACHER
 from mixkd_jax.report.figures import fonts
-from mixkd_jax.report.records import BASES, base
+from mixkd_jax.report.records import base
 
 WIDTH = 3.3  # inches: a column of a paper in two columns
 KEY_COLUMNS = 2  # of the small print below a figure
