@@ -1,4 +1,4 @@
-"""scikit-learn's digits: no download, minutes on a CPU.
+"""scikit-learn's digits: no download, a minute on a CPU.
 
     python run.py --config=configs/digits.py
     python run.py --config=configs/digits.py:claims

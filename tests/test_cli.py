@@ -192,6 +192,12 @@ def test_seeds_as_they_are_typed(typed, seeds, note):
     assert "".join(notes).endswith(note) and bool(notes) == bool(note)
 
 
+def test_seeds_in_words_are_refused():
+    message = "--config.seeds: expected .*\"3 seeds\", got 'three seeds'"
+    with pytest.raises(ConfigError, match=message):
+        load.config("digits", None, ["--config.seeds=three seeds"])
+
+
 def test_arms_are_typed_without_quotes_and_flags_with_a_space():
     options, overrides = flags.parse(
         ["--config", "digits", "--config.arms", "ce,mixkd:temperature=4", "--config.seed", "3"]

@@ -144,6 +144,14 @@ def test_onnx_runtime_turns_channels_round_as_the_network_does():
     np.testing.assert_allclose(turned.logits(variables, images[..., ::-1]), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("package", ["safetensors", "flatbuffers"])
+def test_an_export_that_lacks_a_package_writes_nothing(run, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModelError, match=rf"needs {package}: pip install '.*\[weights\]'"):
+        export.export(run / "arms/mixkd/0", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_has_no_operator_is_named():
     with pytest.raises(onnx.OnnxError, match="JAX's sort"):
         onnx.convert(lambda images: {"logits": jnp.sort(images.astype(jnp.float32), 1)}, (2, 2, 1))
@@ -272,6 +280,15 @@ def test_the_command_predicts(run, photos, tmp_path, monkeypatch, capsys):
             assert row["probability"] == pytest.approx(one.probability, abs=1e-6)
             assert row["margin"] == pytest.approx(one.margin, abs=1e-6)
     assert "none of JPEG" in found[2]["error"] and "none of JPEG" in shown
+
+
+def test_the_command_fails_if_no_image_can_be_read(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command(monkeypatch, "--mode=predict", f"--model={run}/teacher", "--images=gone.png")
+    told = capsys.readouterr().err
+    assert ended.value.code and "--images: expected images that can be read" in told
+    assert "gone.png: can't be read: No such file" in told and not list(tmp_path.iterdir())
 
 
 def test_a_file_name_is_no_formula_in_the_csv(run, photos, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import html
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from etils import epath
@@ -78,7 +79,7 @@ def test_training_curves_draw_the_mean_and_the_band():
     logs = {a: [records(epochs, v) for v in rows] for a, rows in zip(ARMS, values, strict=True)}
     axes = learning.learning_curves(logs, "loss", "loss / nats", log=True).axes[0]
     assert axes.get_yscale() == "log"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "loss / nats")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "loss / nats, logarithmic")
     for i, line in enumerate(axes.lines):
         np.testing.assert_allclose(points(line)[:, 1], values[i].mean(0))
         band = np.asarray(axes.collections[i].get_paths()[0].vertices)[:, 1]
@@ -249,6 +250,29 @@ def test_legend_lies_within_the_figure(arms):
     box, frame = figure.legends[0].get_window_extent(), figure.bbox
     assert frame.x0 <= box.x0 and box.x1 <= frame.x1
     assert figure.axes[0].get_window_extent().height > frame.height / 3
+
+
+def test_a_legend_is_read_row_by_row_and_no_row_is_almost_empty():
+    arms = ["teacher", "ce", "mixup", "kd", "mixkd"]
+    with matplotlib.rc_context(style.STYLE):
+        figure = style.create(width=3.6)
+        axes = figure.add_subplot()
+        for arm in arms:
+            axes.plot([0, 1], label=arm)
+        style.legend(figure, axes)
+        FigureCanvasAgg(figure).draw()
+    texts = figure.legends[0].get_texts()
+    at = {text.get_text(): text.get_window_extent() for text in texts}
+    rows = {round(box.y0) for box in at.values()}
+    read = sorted(at, key=lambda arm: (-round(at[arm].y0), at[arm].x0))
+    assert read == arms and len(rows) == 2
+    assert sum(round(box.y0) == min(rows) for box in at.values()) == 2
+
+
+def test_a_share_s_axis_shows_where_the_lines_are():
+    logs = {"ce": [records([1, 2], [0.70, 0.75])]}
+    low, high = learning.learning_curves(logs, "loss", "accuracy / %", log=False).axes[0].get_ylim()
+    assert 65 < low < 70 and 75 < high < 80
 
 
 def test_svg_is_deterministic_and_takes_the_page_s_colour():

@@ -117,6 +117,14 @@ def test_models_side_by_side_are_one_line(time):
     )
 
 
+def test_less_than_an_epoch_is_told_in_steps(time):
+    shown = Progress()
+    shown.start("teacher", {"teacher": _seconds()}, step=0, total=30, per_epoch=781, batch_size=64)
+    time.now += 1
+    shown.update(12, [{"loss": 0.5}], compiled=False)
+    assert "step 12/30" in shown.line()
+
+
 def test_a_narrow_terminal_keeps_the_name_and_the_time_left(time):
     shown = Progress()
     _start(shown)

@@ -22,7 +22,7 @@ CE = ([0.70, 0.71, 0.72], [0.08, 0.08, 0.08])
     [
         (
             ([0.80, 0.82, 0.82], [0.03, 0.04, 0.04]),
-            "mixkd beats ce by 10.3 points [8.9, 11.8] in 3 of 3 seeds;"
+            "mixkd is ahead of ce by 10.3 points [8.9, 11.8] in 3 of 3 seeds;"
             " its ECE is 4.3 points lower [2.9, 5.8].",
         ),
         (
@@ -37,7 +37,7 @@ CE = ([0.70, 0.71, 0.72], [0.08, 0.08, 0.08])
         ),
         (
             ([0.80, 0.81, 0.82], [0.08, 0.09, 0.07]),
-            "mixkd beats ce by 10.0 points [10.0, 10.0] in 3 of 3 seeds;"
+            "mixkd is ahead of ce by 10.0 points [10.0, 10.0] in 3 of 3 seeds;"
             " no difference in ECE shown, +0.0 points [-2.5, +2.5].",
         ),
         (
@@ -88,3 +88,9 @@ def test_verdicts_take_one_line(tmp_path):
     run_folders.make(tmp_path, arms=("ce",), seeds=1)
     found = sentences.verdicts(results.collect(tmp_path))
     assert found == "not testable here: C1, C2, C3, C4, C5, C6."
+
+
+def test_an_interval_that_ends_near_0_is_not_rounded_to_it():
+    found = {"mean": 0.02, "low": 0.0003, "high": 0.0397}
+    assert sentences._points(found) == "2.0 points [0.03, 3.97]"
+    assert sentences._points({**found, "low": 0.0006}) == "2.0 points [0.1, 4.0]"

@@ -151,6 +151,13 @@ def test_a_function_teaches_as_the_same_one_with_its_variables(photos, tmp_path)
         )
 
 
+def test_a_teacher_that_guesses_is_doubted(run, photos, tmp_path, capfd):
+    taught(photos, tmp_path / "a", (linear, weights(scale=0)))
+    assert "teacher: no better than chance on " in capfd.readouterr().err
+    taught(photos, tmp_path / "b", teacher__weights=str(run))
+    assert "chance" not in capfd.readouterr().err
+
+
 def test_several_teachers_are_averaged_as_probabilities():
     first, second = weights(0), weights(1)
     host = host_teacher(lambda images: linear(second, images), 3)

@@ -140,6 +140,11 @@ def _meant(override: str) -> tuple[str, str]:
         count = re.fullmatch(r"(\d{1,9}) seeds?", value)
         if count:
             return f"{name}{equals}{tuple(range(int(count[1])))!r}", ""
+        if re.search("[a-z]", value):
+            raise ConfigError(
+                f'--config.seeds: expected numbers, such as 0,1,2, or how many, such as "3 seeds", '
+                f"got {value!r}"
+            )
         if re.fullmatch(r"\d+", value) and int(value) > 1:
             return override, (
                 f"seeds: seed {value} alone; for the {value} seeds 0 to {int(value) - 1}: "

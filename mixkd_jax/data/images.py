@@ -27,7 +27,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 _AREA = (0.08, 1.0)  # of the image, in a random resized crop
 _RATIO = (3 / 4, 4 / 3)  # width to height of the same
 _TRIES = 10
-_SKIP_HINT = "; repair or remove it, or set broken='skip'"
+_SKIP_HINT = "; repair or remove it, or set broken='skip' (config.data.broken)"
 
 
 def read(source: Source, index: int) -> tuple[Image.Image, int]:

@@ -64,19 +64,21 @@ def export(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
 
 def write(model: StoredModel, folder: epath.Path, name: str) -> None:
     """Writes all files of a model into a folder; `name` is the title of its card."""
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
-        raise ModelError("--out: needs safetensors: pip install 'mixkd-jax[weights]'") from error
+    for package in ("safetensors", "flatbuffers"):  # the latter for `jax.export`
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(f"--out: needs {package}: pip install 'mixkd-jax[weights]'")
+    from safetensors.numpy import save
 
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(model.variables, sep="/")  # pyright: ignore[reportAssignmentType]
     arrays = {key: np.ascontiguousarray(value) for key, value in flat.items()}
+    # All are made before any is written, so that what fails leaves no folder behind.
+    files = {stored.WEIGHTS: save(arrays, {"format": "flax"}), STABLEHLO: to_stablehlo(model)}
     has_onnx = importlib.util.find_spec("onnx") is not None
-    write_bytes(folder / stored.WEIGHTS, save(arrays, {"format": "flax"}))
-    write_json(folder / "config.json", model.about)
-    write_bytes(folder / STABLEHLO, to_stablehlo(model))
     if has_onnx:
-        write_bytes(folder / ONNX, to_onnx(model))
+        files[ONNX] = to_onnx(model)
+    for file, content in files.items():
+        write_bytes(folder / file, content)
+    write_json(folder / "config.json", model.about)
     write_text(folder / "README.md", card.write(model.about, name, has_onnx=has_onnx))
 
 

@@ -130,9 +130,10 @@ def _use(about: dict[str, Any]) -> str:
 `config.json` names the classes and how pixels are prepared; `model.safetensors` has the weights.
 With mixkd_jax: `mixkd_jax.load_model(FOLDER).predict("photo.jpg")`.
 
-`model.stablehlo` needs JAX alone, on a CPU, CUDA or TPU. It takes uint8 images
-[batch, {height}, {width}, {channels}], prepares them itself, and returns "logits" and
-"probabilities" (softmax of the logits, {scaled}):
+`model.stablehlo` needs JAX, on a CPU, CUDA or TPU, and what JAX reads it with: `pip install jax
+flatbuffers`. It takes uint8 images [batch, {height}, {width}, {channels}], prepares them itself,
+and returns "logits" and "probabilities" (softmax of the logits, {scaled}).
+In the folder of these files, with Pillow to read `photo.jpg`:
 
 ```python
 import json

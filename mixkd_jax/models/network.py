@@ -74,9 +74,10 @@ class Network:
             shape = (images.shape[0], side, side, images.shape[3])
             images = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
         images = standardize(images, self.mean, self.std)
-        return (
-            jnp.concatenate([images[..., c : c + 1] for c in (2, 1, 0)], -1) if self.bgr else images
-        )
+        if not self.bgr:
+            return images
+        channels = (jax.lax.slice_in_dim(images, c, c + 1, axis=-1) for c in (2, 1, 0))
+        return jnp.concatenate(list(channels), -1)
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Returns f32[B, C] for pixels [B, H, W, C] in [0, 255], in evaluation mode."""

@@ -98,7 +98,7 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
         gaps = f"accuracy {100 * accuracy['mean']:+.1f} points, ECE {100 * ece['mean']:+.1f} points"
         return f"{ours} - {theirs}: {gaps} in the one seed that both have, which shows no interval."
     if accuracy["low"] > 0:
-        first = f"{ours} beats {theirs} by {_points(accuracy)} in {_seeds(accuracy)}"
+        first = f"{ours} is ahead of {theirs} by {_points(accuracy)} in {_seeds(accuracy)}"
     elif accuracy["high"] < 0:
         lost = {**accuracy, "won": accuracy["seeds"] - accuracy["won"]}
         first = f"{ours} is behind {theirs} by {_points(accuracy)} in {_seeds(lost)}"
@@ -122,8 +122,9 @@ def _seeds(found: Mapping[str, Any]) -> str:
 def _points(found: Mapping[str, Any], direction: str = "") -> str:
     """Returns the size of a difference and the interval of its size."""
     low, high = sorted(100 * abs(found[end]) for end in ("low", "high"))
+    digits = 1 if low >= 0.05 else 2  # for the interval doesn't reach 0
     points = f"{100 * abs(found['mean']):.1f} points"
-    return f"{' '.join(filter(None, (points, direction)))} [{low:.1f}, {high:.1f}]"
+    return f"{' '.join(filter(None, (points, direction)))} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _signed(found: Mapping[str, Any]) -> str:

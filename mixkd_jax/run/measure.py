@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,6 +85,20 @@ class Measures:
                 logits = predict_all(predict, teacher.variables, images)
                 check_answers(logits)
                 self._teacher_logits[part] = logits
+
+    def doubt_about_teacher(self) -> str:
+        """Returns a sentence about a teacher that does no better than chance; "" of any other."""
+        labels = self._images.test.labels(np.arange(len(self._images.test)))
+        accuracy = float(np.mean(self._teacher_logits["test"].argmax(-1) == labels))
+        chance = 1 / self._images.num_classes
+        if accuracy > chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
+            return ""
+        return (
+            f"teacher: no better than chance on {len(labels):,} test images of "
+            f"{self._images.num_classes} classes ({accuracy:.1%} right). If it was trained "
+            "elsewhere, are its classes in the order of the data's, and are its pixels as it saw "
+            "them there (config.teacher.pixels)?"
+        )
 
     def fitted_temperature(self) -> float:
         """Returns the temperature that minimises the teacher's NLL on the validation images."""

@@ -257,6 +257,8 @@ class Run:
             self._measures.keep_teacher_logits(teacher)
         if self._teacher.frozen is not None:
             self._measures.check_same_teacher(self._teacher)
+        if doubt := self._measures.doubt_about_teacher():
+            self._progress.say(doubt)
         if any(arm.loss and arm.loss.teacher_temperature == "fit" for arm in self._arms):
             self._fitted = self._measures.fitted_temperature()
             self._progress.say(

@@ -214,7 +214,10 @@ class Progress:
         if training is None:
             return {}
         epoch, epochs = (n / training.per_epoch for n in (training.step, training.total))
-        details = {"epoch": f"epoch {epoch:.1f}/{epochs:.4g}", **_metrics(training)}
+        place = f"epoch {epoch:.1f}/{epochs:.4g}"
+        if epochs < 1:
+            place = f"step {training.step}/{training.total}"
+        details = {"epoch": place, **_metrics(training)}
         if training.rate:
             left = (training.total - training.step) / training.rate - (now - training.updated)
             details["speed"] = f"{training.rate * training.batch_size:,.0f} images/s"

@@ -86,7 +86,9 @@ def learning_curves(models: Mapping[str, Logs], name: str, label: str, *, log: b
         axes.set_xlim(left=0)
         if log and positive:
             style.log_axis(axes)
+            axes.set_ylabel(f"{label}, logarithmic")
         elif not log:
-            axes.set_ylim(0, 102)
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0), min(high, 102))
         style.legend(figure, axes)
     return figure

@@ -139,11 +139,15 @@ def legend(figure: Figure, axes: Axes) -> None:
     labels = [fonts.drawable(label) for label in labels]
     width = figure.get_figwidth() * 72
     columns = next((n for n in range(len(labels), 1, -1) if _legend_width(labels, n) <= width), 1)
-    more = -(-len(labels) // columns) - 3
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)  # so that the last row isn't left almost empty
+    more = rows - 3
+    # A legend is filled column by column, and read row by row.
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]
     figure.set_figheight(figure.get_figheight() + 0.17 * max(more, 0))
     figure.legend(
-        handles,
-        labels,
+        [handles[i] for i in order],
+        [labels[i] for i in order],
         loc="outside upper center",
         ncols=columns,
         columnspacing=1.0,
@@ -233,6 +237,4 @@ def _shade(color: str, amount: float) -> str:
 
 def _legend_width(labels: Sequence[str], columns: int) -> float:
     """Estimate in points: 5.2 a character, 38 for a column's line and spaces."""
-    rows = -(-len(labels) // columns)
-    starts = range(0, len(labels), rows)
-    return sum(38 + 5.2 * max(map(len, labels[i : i + rows])) for i in starts)
+    return sum(38 + 5.2 * max(map(len, labels[i::columns])) for i in range(columns))
