@@ -1,9 +1,12 @@
 """The house: imports go one way, files and functions stay short."""
 
 import ast
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import small
@@ -85,6 +88,21 @@ def test_the_report_needs_no_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=small.ROOT
     )
     assert not set(done.stdout.split()) & {"jax", "flax", "optax", "orbax"}
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((small.ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {_plain(re.split(r"[\[<>=; ]", each)[0]) for each in asked}
+    owners = importlib.metadata.packages_distributions()
+    for file in FILES:
+        for name in {name.partition(".")[0] for name in _imports(file)}:
+            if name not in sys.stdlib_module_names and name != "mixkd_jax":
+                assert {_plain(owner) for owner in owners[name]} & declared, (file, name)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_nothing_but_the_entrances_imports_runs():
