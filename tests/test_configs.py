@@ -223,7 +223,8 @@ def test_the_comparison_from_scratch_has_its_own_rate():
     ("argument", "count"),
     [
         *(("", 35), ("short", 35), ("augmented", 4), ("short,student=resnet14", 4)),
-        *(("small", 18), ("medium", 6), ("losses", 19)),
+        *(("small", 18), ("losses", 19)),
+        *(("medium", 6), ("medium-sweeps", 20), ("medium-losses", 17)),
         *(("ample", 4), ("ample-losses", 15), ("ample-long", 5)),
     ],
 )

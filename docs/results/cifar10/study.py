@@ -14,6 +14,9 @@ short: 10,000 training images without augmentation. The teacher learns them by h
 augmented: 45,000 images, cropped and flipped at random, and the four basic arms.
 small: the claims' arms for two cores: 5,000 images at 16 pixels, a quarter of the arithmetic.
 medium: 10,000 of these images; the four basic arms, and a teacher that is calibrated.
+medium-sweeps: the same images and teacher; the temperature (C6), and a teacher whose logits are
+  divided (C5).
+medium-losses: the same; other losses on clean and on mixed inputs, partial mixup, another alpha.
 losses: the images and teacher of `small`; other losses on clean and on mixed inputs, partial mixup,
   another alpha, and the temperature that is the teacher's standard deviation.
 ample: 45,000 images at 16 pixels, cropped and flipped at random, and the four basic arms.
@@ -26,32 +29,34 @@ from ml_collections import ConfigDict
 from mixkd_jax.config import arguments
 from mixkd_jax.configs import cifar
 
+FEW = ("small", "losses", "medium", "medium-sweeps", "medium-losses")
 AMPLE = ("ample", "ample-losses", "ample-long")
 CHOICES = {
-    "regime": ("short", "augmented", "small", "medium", "losses", *AMPLE),
+    "regime": ("short", "augmented", *FEW, *AMPLE),
     "student": ("resnet8", "resnet14"),
 }
 BASES = ("kd", "mixkd")
 BASIC = ("ce", "mixup", "kd", "mixkd")
+
+
+def _each(field: str, *values: float | str) -> tuple[str, ...]:
+    return tuple(f"{base}:{field}={value}" for base in BASES for value in values)
+
+
+SWEEPS = (*_each("teacher_temperature", 2, 4, 6), *_each("temperature", 0.5, 1, 4, 8))
+STD = _each("temperature", "std")
 LOSSES = (
-    *(f"{base}:loss={loss}" for base in BASES for loss in ("lskd", "rld", "dkd", "dist")),
+    *_each("loss", "lskd", "rld", "dkd", "dist"),
     *(f"mixkd:partial={share}" for share in (0.1, 0.41, 0.5)),
     *("mixup:alpha=0.2", "mixkd:alpha=0.2"),
 )
 ARMS = {
-    "short": (
-        *BASIC,
-        *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 3, 4, 6)),
-        *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8, "std")),
-        *LOSSES,
-    ),
-    "small": (
-        *BASIC,
-        *(f"{base}:teacher_temperature={t}" for base in BASES for t in (2, 4, 6)),
-        *(f"{base}:temperature={t}" for base in BASES for t in (0.5, 1, 4, 8)),
-    ),
-    "medium": (*BASIC, *(f"{base}:teacher_temperature=fit" for base in BASES)),
-    "losses": (*BASIC, *(f"{base}:temperature=std" for base in BASES), *LOSSES),
+    "short": (*BASIC, *SWEEPS, *_each("teacher_temperature", 3), *STD, *LOSSES),
+    "small": (*BASIC, *SWEEPS),
+    "losses": (*BASIC, *STD, *LOSSES),
+    "medium": (*BASIC, *_each("teacher_temperature", "fit")),
+    "medium-sweeps": (*BASIC, *SWEEPS, *STD),
+    "medium-losses": (*BASIC, *LOSSES),
     "ample-losses": ("ce", *BASES, *(arm for arm in LOSSES if arm.startswith(BASES))),
     "ample-long": (*BASIC, "kd:loss=dist"),
 }
@@ -79,8 +84,8 @@ def get_config(argument: str = "") -> ConfigDict:
             training.schedule.warmup = "2 epochs"
     if regime == "short":
         _without_augmentation(config, 10_000)
-    elif regime in ("small", "medium", "losses"):
-        _without_augmentation(config, 10_000 if regime == "medium" else 5000)
+    elif regime in FEW:
+        _without_augmentation(config, 10_000 if regime.startswith("medium") else 5000)
         config.student.duration = "20 epochs"
     else:
         config.data.validation_examples = 5000
