@@ -222,6 +222,19 @@ def test_there_must_be_something_to_evaluate(tmp_path, mode):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__name": "folder", "data__dir": "gone"}, "^config.data.dir: expected a folder with"),
+        ({"data__name": "digits", "data__dir": "x"}, "^config.data.dir: expected '' for 'digits'"),
+    ],
+)
+def test_wrong_data_are_told_by_the_field(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        experiment.run(small.values(**changes), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_mode_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="mode: expected one of train, evaluate, .*'analyse'"):
         small.run(tmp_path / "a", mode="analyse")

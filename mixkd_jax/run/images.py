@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,22 @@ def load_images(
     if dataset is not None:
         parts = divide(dataset.name, len(dataset.train), len(dataset.test), settings, seed)
         return _put(dataset, parts, settings, seed, mesh)
+    with _named_as_fields():
+        return _load(settings, seed, mesh)
+
+
+@contextlib.contextmanager
+def _named_as_fields() -> Iterator[None]:
+    """Lets an error that names an argument of `mixkd_jax.data` name the field that it is from."""
+    try:
+        yield
+    except data.DataError as error:
+        if not str(error).startswith("data_dir: "):
+            raise
+        raise data.DataError(f"config.data.dir{str(error).removeprefix('data_dir')}") from None
+
+
+def _load(settings: config.Data, seed: int, mesh: Mesh) -> RunImages:
     sources, size = None, (0, 0)
     if settings.name == "folder" or settings.pipeline == "stream":
         sources = data.open_sources(

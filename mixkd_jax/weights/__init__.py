@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixkd_jax.weights import keras, torch
-from mixkd_jax.weights.errors import WeightsError
+from mixkd_jax.weights.errors import WeightsError, unreadable
 from mixkd_jax.weights.hub import local_path
 
 __all__ = ["WeightsError", "load_backbone", "load_weights"]
@@ -123,7 +123,7 @@ def _is_safetensors(path: Path) -> bool:
         else:
             pickled = start[:1] == b"\x80" and path.suffix != ".safetensors"
     except (OSError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path}: can't be read, missing or damaged: {error}") from error
+        raise WeightsError(f"{path}: {unreadable(error)}") from error
     if pickled:
         new = str(path.with_suffix(".safetensors"))
         raise WeightsError(f"{path}: " + _PICKLE.format(path=str(path), new=new))

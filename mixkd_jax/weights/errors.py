@@ -6,3 +6,10 @@ class WeightsError(ValueError):
 
     The message names the file and, where the model doesn't fit, each weight.
     """
+
+
+def unreadable(error: Exception) -> str:
+    """Returns why a file can't be read: what the system says, or that its content is damaged."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"can't be read: {error.strerror}"
+    return f"can't be read, it seems to be damaged: {error}"

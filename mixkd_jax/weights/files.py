@@ -29,7 +29,7 @@ import numpy as np
 
 from mixkd_jax.weights import structure
 from mixkd_jax.weights.assign import Stored
-from mixkd_jax.weights.errors import WeightsError
+from mixkd_jax.weights.errors import WeightsError, unreadable
 
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 _MAX_CONFIG_BYTES = 64 * 2**20
@@ -94,7 +94,7 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[tuple[Structure, Any]
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise WeightsError(f"{path}: can't be read, missing or damaged: {error}") from error
+        raise WeightsError(f"{path}: {unreadable(error)}") from error
 
 
 def _read_structure(raw: IO[bytes]) -> Structure:

@@ -123,7 +123,7 @@ def _main() -> None:
         sys.stderr.write(str(error))
         sys.exit(REFUSED)
     except Exception as error:  # h5py raises all kinds
-        sys.stderr.write(f"can't be read, missing or damaged: {error}")
+        sys.stderr.write(f"can't be read, it seems to be damaged: {error}")
         sys.exit(REFUSED)
     print(text)
 
