@@ -148,7 +148,7 @@ def check_images(folder: Folder, data: Mapping[str, Any]) -> None:
     """
     if not folder.config.exists():
         return
-    there = json.loads(folder.config.read_text())["data"]
+    there = json.loads(folder.config.read_text()).get("data") or {}
     free = ("name", "skipped")  # a folder may be moved, and a stream counts while it trains
     differ = [
         f"{name}: {_short(there.get(name))} there, {_short(value)} here"
