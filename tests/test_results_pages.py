@@ -13,8 +13,8 @@ from mixkd_jax.report.shapes import check, load
 ROOT = small.ROOT / "docs/results"
 STUDIES = sorted(ROOT.rglob("results.json"))
 MEASURED = sorted(file for name in committed.COLUMNS for file in ROOT.rglob(f"{name}.json"))
-CIFAR = ROOT / "cifar10"
-PAGES = sorted(CIFAR.rglob("*.md"))
+CIFAR, DIGITS = ROOT / "cifar10", ROOT / "digits"
+PAGES = sorted([*CIFAR.rglob("*.md"), DIGITS / "README.md"])
 
 
 def rows(text):
@@ -25,7 +25,9 @@ def rows(text):
 def page_of(file):
     """Returns the rows of the page that shows a file of a study."""
     own = file.parent / "README.md"
-    return rows((own if own.exists() else CIFAR / "teachers.md").read_text())
+    if not own.exists():
+        own = CIFAR / "teachers.md" if CIFAR in file.parents else DIGITS / "README.md"
+    return rows(own.read_text())
 
 
 def made(file):
@@ -66,30 +68,32 @@ def test_no_row_of_a_page_is_made_by_hand(page):
         assert name_of(row) not in models or row in known, f"made by hand: {row}"
 
 
+def claims_of(study):
+    """Returns the claims of a study by name."""
+    return {claim["name"]: claim for claim in load(epath.Path(study / "results.json"))["claims"]}
+
+
+def claims_on(page):
+    """Returns the cells of the rows of a page that begin with a claim."""
+    cells = [row.strip("| ").split(" | ") for row in rows(page.read_text())]
+    return [own for own in cells if re.fullmatch(r"C\d", own[0])]
+
+
 def test_verdicts_are_those_of_the_results():
-    found = {}
-    for file in STUDIES:
-        for claim in load(epath.Path(file))["claims"]:
-            found.setdefault(claim["name"], {})[file.parent.name] = claim
-    judged = [row.split(" | ") for row in rows((CIFAR / "README.md").read_text())]
-    judged = [cells for cells in judged if re.match(r"\| C\d$", cells[0])]
-    assert judged
-    for cells in judged:
-        name, study, verdict, shows = (cell.strip("| ") for cell in cells)
-        assert found[name][study]["verdict"] == verdict
-        assert found[name][study]["shows"] == shows
+    judged = claims_on(CIFAR / "README.md")
+    judged += [[name, "../digits/claims", *more] for name, *more in claims_on(DIGITS / "README.md")]
+    assert len(judged) > 12
+    for name, study, verdict, shows in judged:
+        found = claims_of(CIFAR / study)[name]
+        assert (found["verdict"], found["shows"]) == (verdict, shows)
 
 
 def verdicts_of(heading):
     """Returns from claims to the set of verdicts of the studies that a column's heading names."""
     found = {f"C{k}": set() for k in range(1, 7)}
-    if "digits.md" in heading:  # whose page has the verdicts, and no results.json beside it
-        for row in rows((ROOT / "digits.md").read_text()):
-            if re.match(r"\| C\d ", row):
-                found[name_of(row)].add(row.split(" | ")[1])
-        return found
-    for study in re.findall(r"`(.+?)`", heading):
-        for claim in load(epath.Path(CIFAR / study / "results.json"))["claims"]:
+    studies = [CIFAR / name for name in re.findall(r"`(.+?)`", heading)]
+    for study in studies or [DIGITS / "claims"]:
+        for claim in claims_of(study).values():
             if claim["verdict"] != "not testable here":
                 found[claim["name"]].add(claim["verdict"])
     return found
@@ -124,6 +128,11 @@ def test_the_command_prints_all_tables_of_a_study(study, monkeypatch, capsys):
     assert set(printed) == {row for table in made(study).values() for row in rows(table)} | {
         *beside
     }
+
+
+def test_the_first_page_shows_the_default_run():
+    page = rows((small.ROOT / "README.md").read_text())
+    assert all(row in page for row in rows(made(DIGITS / "default/results.json")["results"])[2:])
 
 
 def test_figures_are_small():
