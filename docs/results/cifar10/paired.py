@@ -21,6 +21,9 @@ def main() -> None:
     options = parser.parse_args()
     arms = json.loads((options.study / "results.json").read_text())["arms"]
     for pair in options.pairs:
+        unknown = [arm for arm in map(str.strip, pair.split(" - ")) if arm not in arms]
+        if unknown or pair.count(" - ") != 1:
+            parser.error(f"expected two of {', '.join(arms)}, as in 'mixkd - kd', got {pair!r}")
         ours, theirs = (arms[arm.strip()]["accuracy"]["values"] for arm in pair.split(" - "))
         found = interval([100 * (a - b) for a, b in zip(ours, theirs, strict=True)])
         between = "" if found["low"] is None else f" [{found['low']:+.1f}, {found['high']:+.1f}]"
