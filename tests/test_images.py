@@ -134,7 +134,10 @@ def test_what_is_no_image_is_named():
     broken = [b"", b"hello", whole[: len(whole) // 2], animation, np.zeros((2, 2), np.float32)]
     for item in broken:
         source = _List(Item(whole, 0), Item(item, 1))
-        with pytest.raises(BrokenImageError, match="^item 1: cannot decode .*broken='skip'$"):
+        with pytest.raises(
+            BrokenImageError,
+            match=r"^item 1: cannot decode .*broken='skip' \(config.data.broken\)$",
+        ):
             images.read(source, 1)
     source = _List(FileNotFoundError(2, "No such file"))
     for function in (images.read, images.read_size):

@@ -108,7 +108,7 @@ def test_analysed_run_has_claims_and_every_table_and_figure(analysed):
 
 def test_what_cannot_be_tested_takes_one_line_together(analysed):
     page = Page((analysed / "report.html").read_text("utf-8"))
-    assert "Not testable here: C5 (Needs 3 or more teacher temperatures" in page.text
+    assert "Not testable here: C5 (needs 3 or more teacher temperatures" in page.text
     assert not [row for row in page.rows if row[0] in ("C5", "C6")]
 
 
@@ -128,7 +128,7 @@ def test_the_page_begins_with_the_answer(tmp_path):
         "photos: 3 classes, 32x32 pixels, 60 for testing",
         "teacher resnet → student cnn",
         "2 arms, 2 seeds (0, 1), students after step 40",
-        "mixkd beats ce by 10.1 points [8.8, 11.4] in 2 of 2 seeds; no difference in ECE shown,",
+        "mixkd is ahead of ce by 10.1 points [8.8, 11.4] in 2 of 2 seeds; no difference in ECE shown,",
         "supported: C3",
         "± is the sample standard deviation",
     ):
