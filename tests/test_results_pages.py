@@ -7,6 +7,8 @@ import pytest
 import small
 from etils import epath
 
+from mixkd_jax.errors import ConfigError
+from mixkd_jax.report import report
 from mixkd_jax.report.formats import RESULTS
 from mixkd_jax.report.shapes import check, load
 
@@ -128,6 +130,11 @@ def test_the_command_prints_all_tables_of_a_study(study, monkeypatch, capsys):
     assert set(printed) == {row for table in made(study).values() for row in rows(table)} | {
         *beside
     }
+
+
+def test_a_folder_of_studies_is_told_which_it_has():
+    with pytest.raises(ConfigError, match="these in it are such: ample, .*, small, .*epochs"):
+        report.again(CIFAR)
 
 
 def test_the_first_page_shows_the_default_run():

@@ -67,8 +67,10 @@ def again(path: str | os.PathLike[str]) -> tuple[dict[str, Any], epath.Path]:
     if folder.config.is_file():
         return write(path), folder.report
     if not folder.results.is_file():
+        below = sorted(file.parent.name for file in folder.root.glob("*/results.json"))
         raise ConfigError(
             f"--workdir: expected the folder of a run, or one with its results.json, got {path}"
+            + (f"; these in it are such: {', '.join(below)}" if below else "")
         )
     try:
         summary = load(folder.results)
