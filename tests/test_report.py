@@ -128,7 +128,8 @@ def test_the_page_begins_with_the_answer(tmp_path):
         "photos: 3 classes, 32x32 pixels, 60 for testing",
         "teacher resnet → student cnn",
         "2 arms, 2 seeds (0, 1), students after step 40",
-        "mixkd is ahead of ce by 10.1 points [8.8, 11.4] in 2 of 2 seeds; no difference in ECE ",
+        "mixkd is ahead of ce by 10.1 points [8.8, 11.4] in 2 of 2 seeds; "
+        "no difference in ECE shown,",
         "supported: C3",
         "± is the sample standard deviation",
     ):

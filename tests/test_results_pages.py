@@ -94,7 +94,8 @@ def verdicts_of(heading):
     """Returns from claims to the set of verdicts of the studies that a column's heading names."""
     found = {f"C{k}": set() for k in range(1, 7)}
     studies = [CIFAR / name for name in re.findall(r"`(.+?)`", heading)]
-    for study in studies or [DIGITS / "claims"]:
+    studies += [DIGITS / "claims"] if "digits/README.md" in heading else []
+    for study in studies:
         for claim in claims_of(study).values():
             if claim["verdict"] != "not testable here":
                 found[claim["name"]].add(claim["verdict"])
@@ -130,6 +131,19 @@ def test_the_command_prints_all_tables_of_a_study(study, monkeypatch, capsys):
     assert set(printed) == {row for table in made(study).values() for row in rows(table)} | {
         *beside
     }
+
+
+def test_our_figures_beside_the_paper_s_are_those_of_the_results():
+    cells = [row.strip("| ").split(" | ") for row in rows((CIFAR / "README.md").read_text())]
+    beside = [own for own in cells if re.fullmatch("`.+`", own[0])]
+    assert len(beside) > 5
+    for study, *found in beside:
+        summary = load(epath.Path(CIFAR / study.strip("`") / "results.json"))
+        teacher, arms = summary["teacher"], summary["arms"]
+        want = [teacher["accuracy"], teacher["overconfidence"]]
+        want += [arms["mixkd"][name]["mean"] for name in ("accuracy", "overconfidence")]
+        signed = [f"{100 * x:{'+' if k % 2 else ''}.2f}" for k, x in enumerate(want)]
+        assert found == [*signed, f"{100 * arms['ce']['accuracy']['mean']:.2f}"], study
 
 
 def test_a_folder_of_studies_is_told_which_it_has():

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from mixkd_jax import calibration
-from mixkd_jax.evaluation.scores import score
+from mixkd_jax.evaluation.scores import fit_temperature, score
 
 RESAMPLES = 1000
 COVERAGES = np.arange(1, 21) / 20
@@ -42,7 +42,7 @@ def calibrate(
       "intervals": of ece and overconfidence, 95 %.
       "reliability", "risk_coverage": see `bootstrap` and `risk_coverage`.
     """
-    temperature = None if held_out is None else float(_fit_temperature(*held_out))
+    temperature = None if held_out is None else float(fit_temperature(*held_out))
     probs = _softmax(logits)
     reliability, intervals = bootstrap(probs, labels, num_bins=num_bins, rng=rng)
     return {
@@ -54,9 +54,6 @@ def calibrate(
         "reliability": reliability,
         "risk_coverage": risk_coverage(probs, labels),
     }
-
-
-_fit_temperature = jax.jit(calibration.fit_temperature)
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, *, num_bins: int) -> dict[str, float]:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixkd_jax import calibration, vicinal
+from mixkd_jax import vicinal
 from mixkd_jax.evaluation.predict import Predict, predict_all
-from mixkd_jax.evaluation.scores import Bins, score
+from mixkd_jax.evaluation.scores import Bins, fit_temperature, score
 from mixkd_jax.models.network import Variables
 from mixkd_jax.training.feeds import Images
 
@@ -64,7 +64,7 @@ def evaluate(
     calibrated = None
     if held_out is not None:
         known = held_out.labels(np.arange(len(held_out)))
-        temperature = _fit_temperature(predict_all(predict, variables, held_out), known)
+        temperature = fit_temperature(predict_all(predict, variables, held_out), known)
         scaled, _ = score(own / temperature, labels, num_bins=num_bins)
         calibrated = {"temperature": float(temperature), **scaled}
     return Evaluation(metrics, bins, calibrated)
@@ -95,9 +95,6 @@ def _predict_with_partners(
     own = np.empty_like(logits[::2])
     own[order] = logits[::2]
     return own, logits[1::2]
-
-
-_fit_temperature = jax.jit(calibration.fit_temperature)
 
 
 @jax.jit

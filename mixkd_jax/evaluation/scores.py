@@ -12,6 +12,7 @@ import numpy as np
 from mixkd_jax import calibration
 
 Bins = dict[str, list[float]]
+fit_temperature = jax.jit(calibration.fit_temperature)
 SCORES = ("accuracy", "ece", "overconfidence", "nll", "brier")
 
 

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixkd_jax import calibration, config
+from mixkd_jax import config
 from mixkd_jax.data.types import Split
 from mixkd_jax.evaluation import analyse, corruptions
 from mixkd_jax.evaluation.evaluate import Evaluation, evaluate
 from mixkd_jax.evaluation.predict import Predict, create_predict, predict_all
 from mixkd_jax.evaluation.probe import Probe, ProbePredictions, create_probe
-from mixkd_jax.evaluation.scores import score
+from mixkd_jax.evaluation.scores import fit_temperature, score
 from mixkd_jax.files import load_json_if_whole, write_json
 from mixkd_jax.models.network import Classifier, Teacher, Variables
 from mixkd_jax.models.teachers import TeacherError, check_answers
@@ -105,8 +105,7 @@ class Measures:
         images = self._images.validation
         assert images is not None
         labels = images.labels(np.arange(len(images)))
-        fit = jax.jit(calibration.fit_temperature)
-        return float(fit(self._teacher_logits["validation"], labels))
+        return float(fit_temperature(self._teacher_logits["validation"], labels))
 
     def write_evaluation(
         self, fit: Fit, step: int, variables: Variables, clock: Clock, about: Mapping[str, Any]
