@@ -55,7 +55,11 @@ def main() -> None:
 def _state(name: str) -> TrainState:
     network = Network(create_model(name, num_classes=1000), (0.0,) * 3, (1.0,) * 3)
     optimizer = optax.sgd(0.1, momentum=0.9)
-    create = jax.jit(lambda key: create_state(key, network, (32, 32, 3), optimizer, ("loss",)))
+
+    @jax.jit
+    def create(key: jax.Array) -> TrainState:
+        return create_state(network.init(key, (32, 32, 3)), optimizer, ("loss",))
+
     return jax.block_until_ready(create(jax.random.key(0)))
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 import small
 
-from mixkd_jax.training import sharding
+from mixkd_jax.training import checkpoint, sharding
 from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
 
 ADAM, ADAM_16 = optax.adamw(1e-3), optax.adamw(1e-3, mu_dtype=jnp.bfloat16)
@@ -38,6 +38,44 @@ def test_a_state_is_restored_exactly(tmp_path, fit):
     assert type(restored) is type(state)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert small.bits(restored) == small.bits(state)
+
+
+@pytest.mark.parametrize("fit", [_fit(), small.linear_fit(text="ce")], ids=["cnn", "linear"])
+def test_variables_are_restored_exactly_and_alone(tmp_path, fit, monkeypatch):
+    state, read = small.drawn_state(fit, 7), []
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    fingerprints = checkpoint.fingerprints
+    monkeypatch.setattr(checkpoint, "fingerprints", lambda x: read.append(x) or fingerprints(x))
+    with _open(tmp_path) as checkpoints:
+        step, variables = checkpoints.restore_variables(fit.abstract_state.variables)
+    assert step == 7
+    assert jax.tree.structure(variables) == jax.tree.structure(state.variables)
+    assert small.bits(variables) == small.bits(state.variables)
+    assert {name for tree in read for name in tree} <= {"params", "batch_stats"}
+
+
+@pytest.mark.parametrize("wrong", ["missing", "more", "shape", "dtype"])
+def test_variables_that_differ_are_refused_by_name(tmp_path, wrong):
+    fit = _fit()
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(small.drawn_state(fit, 7))
+    like = dict(fit.abstract_state.variables)
+    path, *_ = jax.tree_util.tree_leaves_with_path(like["params"])[0]
+    first, second = (part.key for part in path)
+    leaf, other = like["params"][first][second], dict(like["params"][first])
+    if wrong == "missing":
+        del other[second]
+    elif wrong == "more":
+        other["gain"] = leaf
+    elif wrong == "shape":
+        other[second] = jax.ShapeDtypeStruct((*leaf.shape, 2), leaf.dtype, sharding=leaf.sharding)
+    else:
+        other[second] = jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+    name = f"params/{first}/{'gain' if wrong == 'more' else second}"
+    like["params"] = {**like["params"], first: other}
+    with _open(tmp_path) as checkpoints, pytest.raises(CheckpointError, match=f"fit: {name} is"):
+        checkpoints.restore_variables(like)
 
 
 def test_awkward_numbers_survive(tmp_path):

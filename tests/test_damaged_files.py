@@ -59,7 +59,17 @@ def test_names_of_broken_images_are_gathered_anew(content, folder, capsys):
     assert f"{folder.skipped} is damaged" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(folder, capsys):
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda checkpoints, fit: int(checkpoints.restore(fit.abstract_state).step),
+        lambda checkpoints, fit: checkpoints.restore_variables(fit.abstract_state.variables)[0],
+    ],
+    ids=["state", "variables"],
+)
+def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(
+    read, folder, capsys
+):
     folder.config.write_text("{}")
     own = folder.model("teacher").path
     fit = small.linear_fit(text="ce", mesh=sharding.data_mesh(jax.devices()[:1]))
@@ -68,7 +78,7 @@ def test_a_damaged_checkpoint_is_told_with_its_reason_and_what_is_taken_instead(
             checkpoints.save(small.drawn_state(fit, step))
     (own / "50" / "state" / "_METADATA").unlink()
     with Checkpoints(own, keep=2, config={}) as checkpoints:
-        assert int(checkpoints.restore(fit.abstract_state).step) == 40
+        assert read(checkpoints, fit) == 40
     said = capsys.readouterr().err
     reason = said.removeprefix(f"damaged: {own / 'damaged-50-0'}: ").strip()
     assert "can't be read" in reason and reason.endswith("; step 40 is taken instead")

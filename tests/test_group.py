@@ -328,9 +328,9 @@ def test_a_program_is_compiled_for_each_kind_and_not_for_each_number(tmp_path, m
         fits = [_fit(tmp_path, arm, seed=seed, steps=steps) for arm in arms]
         _train(tmp_path, *fits, known=known)
     assert len(traced) == 1
-    assert len(known) == 4  # draw, query, init, update
+    assert len(known) == 5  # draw, query, variables, state, update
     _train(tmp_path, _fit(tmp_path, "mixkd:temperature=std", steps=steps), known=known)
-    assert len(traced) == 2 and len(known) == 6  # its own update, and init
+    assert len(traced) == 2 and len(known) == 7  # its own update, and state
 
 
 def test_fits_are_divided_by_what_they_see(tmp_path):

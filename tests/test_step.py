@@ -123,7 +123,7 @@ def test_the_teacher_is_queried_on_exactly_what_the_student_sees():
     """Without a jit, in which `Watched` can see."""
     student, watched = _watched(small.linear()), _watched(small.linear())
     fit, teacher = small.fit(network=student), small.teacher(network=small.linear())
-    batch, start = _draw(fit, 0), fit.create_state(KEY)
+    batch, start = _draw(fit, 0), fit.create_state(fit.create_variables(KEY))
     logits = query_teacher(watched, fit.recipe.mesh, teacher.variables, batch.images)
     update_student(fit.recipe, start, batch, logits, KEY, _numbers(fit))
     (theirs,), ours = watched.seen, student.seen[-1]

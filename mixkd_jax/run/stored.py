@@ -113,7 +113,7 @@ def find(path: str | os.PathLike[str]) -> Found:
     raise ModelError(f"{text}: expected a model ({_FORMS}), got a path that is none of them")
 
 
-def read(found: Found, shapes: Any) -> dict[str, Any]:
+def read(found: Found, shapes: Any) -> Variables:
     """Returns a model's variables, which have the `shapes` that `Network.init` gives them.
 
     Raises:

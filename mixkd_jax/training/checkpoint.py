@@ -14,6 +14,7 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from mixkd_jax.files import write_text
+from mixkd_jax.models.network import Variables
 from mixkd_jax.training.state import TrainState
 
 
@@ -102,18 +103,32 @@ class Checkpoints:
           CheckpointError: if there is none, none that is whole, or a name, shape or dtype differs;
             orbax alone would cast dtypes.
         """
+        _, restored = self._newest_whole(serialization.to_state_dict(like))
+        return serialization.from_state_dict(like, restored)  # pyright: ignore[reportReturnType]
+
+    def restore_variables(self, like: Variables) -> tuple[int, Variables]:
+        """Returns the step and the variables of the newest state, laid out as `like` is.
+
+        What the optimizer keeps isn't read. Damage and errors are as in `restore`.
+        """
+        step, restored = self._newest_whole(_parts_of(like))
+        return step, {name: restored[name] for name in like}
+
+    def _newest_whole(self, wanted: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Returns the step of the newest checkpoint that is whole, and its `wanted` parts."""
         self._manager.wait_until_finished()  # with the newest one, if this very object saves it
         step = self.latest()
         if step is None:
             raise CheckpointError(f"expected a checkpoint in {self._folder}, found none")
         while step is not None:
+            path = self._folder / str(step)
             try:
-                return self._restore(step, like)
+                return step, _read(path, wanted)
             except _Damaged as error:
                 if jax.process_count() > 1:
                     raise CheckpointError(
-                        f"checkpoint {self._folder / str(step)} is damaged: {error}; move it away "
-                        "to go on from the one before"
+                        f"checkpoint {path} is damaged: {error}; move it away to go on from the "
+                        "one before"
                     ) from None
                 aside = self._move_aside(step)
                 step = self._manager.latest_step()
@@ -127,31 +142,6 @@ class Checkpoints:
             f"{self._folder}: every checkpoint is damaged; they were moved aside and none was "
             "deleted. Move the model's folder away to train it anew"
         )
-
-    def _restore(self, step: int, like: TrainState) -> TrainState:
-        wanted = serialization.to_state_dict(like)
-        try:
-            stored: Any = self._manager.item_metadata(step)["state"]
-            stored = _kinds(stored.tree if hasattr(stored, "tree") else stored)
-        except Exception as error:  # orbax and tensorstore raise all kinds
-            raise _Damaged(f"its description can't be read ({_first_line(error)})") from None
-        _check(self._folder / str(step), _kinds(wanted), stored)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),  # pyright: ignore[reportCallIssue]
-                    fingerprints=ocp.args.JsonRestore(),
-                ),
-            )
-        except Exception as error:
-            raise _Damaged(f"it can't be read ({_first_line(error)})") from None
-        saved, found = restored["fingerprints"], fingerprints(restored["state"])
-        wrong = [name for name, number in found.items() if saved.get(name) != number]
-        if wrong:
-            raise _Damaged(f"{len(wrong)} arrays are not what was saved, {wrong[0]} among them")
-        return serialization.from_state_dict(like, restored["state"])  # pyright: ignore[reportReturnType]
 
     def _move_aside(self, step: int) -> epath.Path:
         """Renames a checkpoint's folder to a name that isn't a step's; returns the new path."""
@@ -186,7 +176,7 @@ def _check(checkpoint: epath.Path, wanted: dict[str, str], stored: dict[str, str
         raise CheckpointError(f"checkpoint {checkpoint} doesn't fit: {'; '.join(wrong)}")
 
 
-def read_variables(folder: str | epath.Path, like: Any) -> tuple[int, dict[str, Any]]:
+def read_variables(folder: str | epath.Path, like: Variables) -> tuple[int, Variables]:
     """Returns the step and the variables of the newest checkpoint in a folder; writes nothing.
 
     What the optimizer keeps isn't read.
@@ -203,29 +193,49 @@ def read_variables(folder: str | epath.Path, like: Any) -> tuple[int, dict[str, 
     if not steps:
         raise CheckpointError(f"expected a checkpoint in {folder}, found none")
     path = folder / str(max(steps))
-    wanted = {"batch_stats": {}, **serialization.to_state_dict(like)}
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), _parts_of(like)
+    )
+    try:
+        restored = _read(path, wanted)
+    except _Damaged as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
+    return max(steps), {name: restored[name] for name in wanted if restored[name]}
+
+
+def _parts_of(variables: Variables) -> dict[str, Any]:
+    """Returns the parts of a state's tree that are a model's variables."""
+    return {"batch_stats": {}, **serialization.to_state_dict(variables)}
+
+
+def _read(checkpoint: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns those parts of a state's tree that `wanted` has, laid out as they are there.
+
+    Raises:
+      CheckpointError: if a name, shape or dtype differs.
+      _Damaged: if they can't be read, or aren't what was saved.
+    """
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        tree: Any = handler.metadata(path / "state")
+        tree: Any = handler.metadata(checkpoint / "state")
         tree = getattr(tree, "tree", tree)
-        _check(path, _kinds(wanted), _kinds({name: tree.get(name, {}) for name in wanted}))
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        item = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
-        places = ocp.checkpoint_utils.construct_restore_args(item)
-        args = ocp.args.PyTreeRestore(item, places, partial_restore=True)  # pyright: ignore[reportCallIssue]
-        restored: Any = handler.restore(path / "state", args=args)
-        saved: Any = ocp.JsonCheckpointHandler().restore(path / "fingerprints")
-    except CheckpointError:
-        raise
+        stored = _kinds({name: tree.get(name, {}) for name in wanted})
     except Exception as error:  # orbax and tensorstore raise all kinds
-        raise CheckpointError(f"checkpoint {path} can't be read: {_first_line(error)}") from None
+        raise _Damaged(f"its description can't be read ({_first_line(error)})") from None
+    _check(checkpoint, _kinds(wanted), stored)
+    item = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+    places = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item, places, partial_restore=True)  # pyright: ignore[reportCallIssue]
+    try:
+        restored: Any = handler.restore(checkpoint / "state", args=args)
+        saved: Any = ocp.JsonCheckpointHandler().restore(checkpoint / "fingerprints")
+    except Exception as error:
+        raise _Damaged(f"it can't be read ({_first_line(error)})") from None
     wrong = [name for name, found in fingerprints(restored).items() if saved.get(name) != found]
     if wrong:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {len(wrong)} arrays are not what was saved, {wrong[0]} "
-            "among them"
-        )
-    return max(steps), {name: restored[name] for name in wanted if restored[name]}
+        raise _Damaged(f"{len(wrong)} arrays are not what was saved, {wrong[0]} among them")
+    return restored
 
 
 def _kinds(tree: Any) -> dict[str, str]:

@@ -126,22 +126,15 @@ class Fit:
         """Returns a clock that goes on from the time that the model took so far."""
         return Clock(self.folder.time)
 
-    @functools.cached_property
+    @property
     def abstract_state(self) -> TrainState:
         """The shapes, dtypes and sharding of the state, without computing it."""
-        state = jax.eval_shape(self.create_state, jax.random.key(0))
-        mesh = self.recipe.mesh
-        split = functools.partial(sharding.parameters, mesh, how=self.recipe.parameters)
-        places = dataclasses.replace(
-            jax.tree.map(lambda _: sharding.replicated(mesh), state),
-            params=split(state.params),
-            opt_state=split(state.opt_state),
-        )
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            state,
-            places,
-        )
+        return _abstract_state(self.recipe, self.metrics, self.images.image_shape)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what the state sums up."""
+        return (*measure_names(self.parts, self.recipe), *self.images.metrics)
 
     def is_whole(self) -> bool:
         """Whether there is a checkpoint of the last step."""
@@ -154,26 +147,47 @@ class Fit:
         if self.frozen is not None:
             return 0, self.frozen
         with self.checkpoints() as checkpoints:
-            step = checkpoints.latest()
-            if step is None:
+            if checkpoints.latest() is None:
                 return None
-            return step, checkpoints.restore(self.abstract_state).variables
+            return checkpoints.restore_variables(self.abstract_state.variables)
 
     def newest_best(self) -> tuple[int, Variables] | None:
         """Returns the same of the state that did best on the validation images, if one is kept."""
         if not self.best or not self.folder.best.path.exists():
             return None
         with self.best_checkpoints() as checkpoints:
-            state = checkpoints.restore(self.abstract_state)
-        return int(state.step), state.variables
+            return checkpoints.restore_variables(self.abstract_state.variables)
 
-    def create_state(self, key: jax.Array) -> TrainState:
-        """Returns the state before the first step, at random, as a function of the key."""
-        names = measure_names(self.parts, self.recipe)
-        return create_state(
-            stream(key, "init"),
-            self.recipe.network,
-            self.images.image_shape,
-            self.recipe.optimizer,
-            (*names, *self.images.metrics),
-        )
+    def create_variables(self, key: jax.Array) -> Variables:
+        """Returns the model's variables at random, as a function of the key."""
+        return _create_variables(key, self.recipe, self.images.image_shape)
+
+    def create_state(self, variables: Variables) -> TrainState:
+        """Returns the state before the first step, with these variables."""
+        return create_state(variables, self.recipe.optimizer, self.metrics)
+
+
+def _create_variables(key: jax.Array, recipe: Recipe, image_shape: tuple[int, ...]) -> Variables:
+    return recipe.network.init(stream(key, "init"), image_shape)
+
+
+@functools.lru_cache(maxsize=64)  # a run's models are traced once for each kind of them
+def _abstract_state(
+    recipe: Recipe, metrics: tuple[str, ...], image_shape: tuple[int, ...]
+) -> TrainState:
+    def create(key: jax.Array) -> TrainState:
+        return create_state(_create_variables(key, recipe, image_shape), recipe.optimizer, metrics)
+
+    state = jax.eval_shape(create, jax.random.key(0))
+    mesh = recipe.mesh
+    split = functools.partial(sharding.parameters, mesh, how=recipe.parameters)
+    places = dataclasses.replace(
+        jax.tree.map(lambda _: sharding.replicated(mesh), state),
+        params=split(state.params),
+        opt_state=split(state.opt_state),
+    )
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        places,
+    )

@@ -15,7 +15,6 @@ import jax
 
 from mixkd_jax.models.network import Classifier
 from mixkd_jax.training.fit import Fit
-from mixkd_jax.training.state import TrainState
 from mixkd_jax.training.step import draw_batch, query_teacher, update_student
 
 Program = Callable[..., Any]
@@ -54,9 +53,23 @@ class Programs:
 
     def init(self, fit: Fit) -> Program:
         """Returns key -> the state before the first step."""
-        places = shardings(fit.abstract_state)
-        kind = ("init", fit.recipe, fit.parts)
-        return self._once(kind, lambda: jax.jit(fit.create_state, out_shardings=places))
+        recipe, abstract = fit.recipe, fit.abstract_state
+        # Variables have a program for each network, and not for each loss: it takes longest.
+        # XLA's usual optimizations for a CPU would take three times as long, to run once.
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        variables = self._once(
+            ("variables", recipe.network, recipe.mesh, recipe.parameters),
+            lambda: jax.jit(
+                fit.create_variables,
+                out_shardings=places_of(abstract.variables),
+                compiler_options=options,
+            ),
+        )
+        state = self._once(
+            ("state", recipe, fit.parts),
+            lambda: jax.jit(fit.create_state, out_shardings=places_of(abstract)),
+        )
+        return lambda key: state(variables(key))
 
     def update(self, fit: Fit) -> Program:
         """Returns (state, batch, teacher's logits, key, numbers) -> the state after them.
@@ -66,10 +79,13 @@ class Programs:
         # A CPU has memory for two states, and updating one in place costs 4 % of a step there.
         donated = () if jax.default_backend() == "cpu" else (0,)
         update = functools.partial(update_student, fit.recipe)
-        places = shardings(fit.abstract_state)
         return self._once(
             ("update", fit.recipe),
-            lambda: jax.jit(update, donate_argnums=donated, out_shardings=places),
+            lambda: jax.jit(
+                update,
+                donate_argnums=donated,
+                out_shardings=places_of(fit.abstract_state),
+            ),
         )
 
     def _once(self, kind: Any, make: Callable[[], Program]) -> Program:
@@ -79,6 +95,6 @@ class Programs:
         return self._known[kind]
 
 
-def shardings(state: TrainState) -> TrainState:
-    """Returns the shardings of an abstract state."""
-    return jax.tree.map(lambda leaf: leaf.sharding, state)
+def places_of(abstract: Any) -> Any:
+    """Returns the shardings of a tree of arrays or of their shapes."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)

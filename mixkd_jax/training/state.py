@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixkd_jax.models.network import Network
+from mixkd_jax.models.network import Variables
 
 
 @flax.struct.dataclass
@@ -40,14 +40,9 @@ class TrainState:
 
 
 def create_state(
-    key: jax.Array,
-    network: Network,
-    image_shape: tuple[int, ...],
-    optimizer: optax.GradientTransformation,
-    metrics: tuple[str, ...],
+    variables: Variables, optimizer: optax.GradientTransformation, metrics: tuple[str, ...]
 ) -> TrainState:
     """Returns the state before the first step, with `metrics` to be summed."""
-    variables = network.init(key, image_shape)
     return TrainState(
         step=jnp.int32(0),
         params=variables["params"],
