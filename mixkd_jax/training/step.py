@@ -5,8 +5,8 @@
     s = student(x̃)               in training mode
     loss = objective(s, t, ỹ)    -> gradient -> optimizer -> next state
 
-`draw_batch`, `query_teacher` and `update_student` are compiled apart, so that a student is updated by
-the same program whoever shares its batch: then no other student changes its numbers.
+`draw_batch`, `query_teacher` and `update_student` are compiled apart, so that a student is updated
+by the same program whoever shares its batch: then no other student changes its numbers.
 """
 
 from __future__ import annotations
