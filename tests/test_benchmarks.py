@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import small
 
 sys.path.append(str(small.ROOT / "benchmarks"))  # where a script finds the others
 
+from benchmarks import compile as compiling  # noqa: E402
 from benchmarks import scaling, step  # noqa: E402
 from mixkd_jax.models import create_model
 from mixkd_jax.models.network import Network
@@ -69,6 +71,30 @@ def test_decoding_is_timed_by_size_and_threads(tmp_path):
     rows = json.loads(out.read_text())["rows"]
     assert {row["stored"] for row in rows} == {"500x375", "341x256"}
     assert all(row["images/s"] > 0 and row["kB"] > 1 for row in rows)
+
+
+def test_compiling_is_timed_in_turn_and_at_once(tmp_path):
+    script, out = small.ROOT / "benchmarks/compile.py", tmp_path / "compile.json"
+    flags = ("--teacher=cnn", "--student=cnn", "--image-size=8", "--batch-size=4", "--repeats=1")
+    subprocess.run([sys.executable, str(script), *flags, f"--out={out}"], check=True)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["in turn"] >= sum(row[name] for name in compiling.PARTS)
+    assert row["at once"] > 0 and all(row[name] > 0 for name in compiling.PARTS)
+
+
+@pytest.mark.slow
+def test_whole_runs_are_timed_in_turn(tmp_path):
+    script, out = small.ROOT / "benchmarks/whole.py", tmp_path / "whole.json"
+    flags = ("--repeats=1", f"--other={small.ROOT}", f"--out={out}")
+    short = ("--config.seeds=0", "--config.arms=ce", "--config.teacher.duration=4 steps")
+    command = [sys.executable, str(script), *flags, "--", *short]
+    one_device = os.environ | {"XLA_FLAGS": ""}  # digits' batches aren't for the eight of the tests
+    subprocess.run(command, check=True, capture_output=True, env=one_device)
+    found = json.loads(out.read_text())
+    assert [row["way"] for row in found["rows"]] == ["other", "empty cache", "full cache"]
+    for row in found["rows"][1:]:
+        assert 0 < row["total"] < row["seconds"]
+    assert found["other"] == found["this"]
 
 
 def test_peers_say_which_models_pytorch_has(tmp_path):

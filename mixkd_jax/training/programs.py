@@ -51,23 +51,26 @@ class Programs:
         # One on the host is no program: a callback within one hangs on several CPU devices.
         return self._once(("query", teacher), lambda: query if teacher.on_host else jax.jit(query))
 
-    def init(self, fit: Fit) -> Program:
-        """Returns key -> the state before the first step."""
-        recipe, abstract = fit.recipe, fit.abstract_state
-        # Variables have a program for each network, and not for each loss: it takes longest.
-        # XLA's usual optimizations for a CPU would take three times as long, to run once.
+    def variables(self, fit: Fit) -> Program:
+        """Returns key -> the model's variables; one program for a network, whatever its loss."""
+        recipe = fit.recipe
+        # It runs once, and XLA's optimizations for a CPU would take three times as long to compile.
         options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        variables = self._once(
+        return self._once(
             ("variables", recipe.network, recipe.mesh, recipe.parameters),
             lambda: jax.jit(
                 fit.create_variables,
-                out_shardings=places_of(abstract.variables),
+                out_shardings=places_of(fit.abstract_state.variables),
                 compiler_options=options,
             ),
         )
+
+    def init(self, fit: Fit) -> Program:
+        """Returns key -> the state before the first step."""
+        variables = self.variables(fit)
         state = self._once(
-            ("state", recipe, fit.parts),
-            lambda: jax.jit(fit.create_state, out_shardings=places_of(abstract)),
+            ("state", fit.recipe, fit.parts),
+            lambda: jax.jit(fit.create_state, out_shardings=places_of(fit.abstract_state)),
         )
         return lambda key: state(variables(key))
 
