@@ -94,7 +94,7 @@ def test_whole_runs_are_timed_in_turn(tmp_path):
     assert [row["way"] for row in found["rows"]] == ["other", "empty cache", "full cache"]
     for row in found["rows"][1:]:
         assert 0 < row["total"] < row["seconds"]
-    assert found["other"] == found["this"]
+    assert not {"compile", "total"} & {name for name, x in found["rows"][0].items() if x}
 
 
 def test_peers_say_which_models_pytorch_has(tmp_path):

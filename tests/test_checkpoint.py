@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import small
+from flax import serialization
 
 from mixkd_jax.training import checkpoint, sharding
 from mixkd_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -52,7 +53,33 @@ def test_variables_are_restored_exactly_and_alone(tmp_path, fit, monkeypatch):
     assert step == 7
     assert jax.tree.structure(variables) == jax.tree.structure(state.variables)
     assert small.bits(variables) == small.bits(state.variables)
-    assert {name for tree in read for name in tree} <= {"params", "batch_stats"}
+    (tree,) = read
+    assert tree.keys() == {"params", "batch_stats"}
+
+
+def test_variables_are_restored_whatever_the_optimizer_was(tmp_path):
+    fit, other = _fit(optimizer=optax.sgd(0.1)), _fit()
+    state = small.drawn_state(fit, 7)
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    with _open(tmp_path) as checkpoints:
+        _, variables = checkpoints.restore_variables(other.abstract_state.variables)
+        with pytest.raises(CheckpointError, match="opt_state/.* is not in it"):
+            checkpoints.restore(other.abstract_state)
+    assert small.bits(variables) == small.bits(state.variables)
+
+
+def test_a_state_with_a_part_that_is_unknown_is_refused(tmp_path, monkeypatch):
+    fit = _fit()
+    state = small.drawn_state(fit, 7)
+    tree = {**serialization.to_state_dict(state), "ema": {"kernel": jnp.ones(3)}}
+    with monkeypatch.context() as patched, _open(tmp_path) as checkpoints:
+        patched.setattr(checkpoint.serialization, "to_state_dict", lambda state: tree)
+        checkpoints.save(state)
+    with _open(tmp_path) as checkpoints:
+        assert checkpoints.restore_variables(fit.abstract_state.variables)[0] == 7
+        with pytest.raises(CheckpointError, match="ema/kernel is not in the model"):
+            checkpoints.restore(fit.abstract_state)
 
 
 @pytest.mark.parametrize("wrong", ["missing", "more", "shape", "dtype"])

@@ -1,3 +1,4 @@
+import importlib
 import json
 import struct
 import time
@@ -7,6 +8,7 @@ import small
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from mixkd_jax.folder import Folder
+from mixkd_jax.training import metrics
 from mixkd_jax.training.metrics import MetricsLog
 
 
@@ -128,3 +130,17 @@ def test_numbers_that_json_lacks_are_refused(tmp_path):
     with pytest.raises(ValueError):
         log.write(1, {"loss": float("nan")})
     log.close()
+
+
+def test_the_writer_of_events_is_loaded_by_one_thread(tmp_path, monkeypatch):
+    loaded = []
+    metrics._loading().join()  # what an earlier test began
+    metrics._loading.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", loaded.append)
+    for name in "abc":
+        MetricsLog(Folder.at(tmp_path / name), enabled=False)
+    assert metrics._loading.cache_info().currsize == 0
+    for name in "abc":
+        MetricsLog(Folder.at(tmp_path / name))
+    metrics._loading().join()
+    assert loaded == ["tensorboardX"]

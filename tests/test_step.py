@@ -9,6 +9,7 @@ import optax
 import pytest
 import small
 
+from mixkd_jax.data import Split
 from mixkd_jax.models.network import Network
 from mixkd_jax.training.programs import Programs
 from mixkd_jax.training.randomness import stream
@@ -111,6 +112,29 @@ def test_a_step_is_what_numpy_makes_of_it(text, scale):
     assert int(states[-1].step) == 5
     for name, total in totals.items():
         assert float(states[-1].totals[name]) == pytest.approx(total, rel=1e-4), name
+
+
+def test_variables_are_drawn_as_with_all_optimizations():
+    fit = small.fit()
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        drawn, wanted = Programs().variables(fit)(KEY), jax.jit(fit.create_variables)(KEY)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+    assert small.bits(drawn) == small.bits(wanted)
+
+
+def test_images_of_another_shape_and_other_metrics_have_programs_of_their_own():
+    fit, known = small.linear_fit(), Programs()
+    images = np.zeros((small.BATCH, 3, 5, 1), np.uint8)
+    labels = np.zeros(small.BATCH, np.int32)
+    other = small.images(fit.recipe.mesh, Split(images, labels))
+    fits = [fit, small.linear_fit(split=other), dataclasses.replace(fit, parts=("other",))]
+    for each in fits:
+        made, wanted = known.init(each)(KEY), each.abstract_state
+        assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, wanted)
+    assert len(known) == 5  # the last has the first's variables
 
 
 def test_metrics_without_a_teacher_name_none():

@@ -103,19 +103,20 @@ class Checkpoints:
           CheckpointError: if there is none, none that is whole, or a name, shape or dtype differs;
             orbax alone would cast dtypes.
         """
-        _, restored = self._newest_whole(serialization.to_state_dict(like))
+        _, restored = self._newest_whole(serialization.to_state_dict(like), alone=True)
         return serialization.from_state_dict(like, restored)  # pyright: ignore[reportReturnType]
 
     def restore_variables(self, like: Variables) -> tuple[int, Variables]:
         """Returns the step and the variables of the newest state, laid out as `like` is.
 
-        What the optimizer keeps isn't read. Damage and errors are as in `restore`.
+        What the optimizer keeps isn't read, and damage to it isn't seen. Errors and other damage
+        are as in `restore`.
         """
-        step, restored = self._newest_whole(_parts_of(like))
+        step, restored = self._newest_whole(_parts_of(like), alone=False)
         return step, {name: restored[name] for name in like}
 
-    def _newest_whole(self, wanted: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Returns the step of the newest checkpoint that is whole, and its `wanted` parts."""
+    def _newest_whole(self, wanted: dict[str, Any], *, alone: bool) -> tuple[int, dict[str, Any]]:
+        """Returns the step of the newest checkpoint that is whole, and its parts; see `_read`."""
         self._manager.wait_until_finished()  # with the newest one, if this very object saves it
         step = self.latest()
         if step is None:
@@ -123,7 +124,7 @@ class Checkpoints:
         while step is not None:
             path = self._folder / str(step)
             try:
-                return step, _read(path, wanted)
+                return step, _read(path, wanted, alone=alone)
             except _Damaged as error:
                 if jax.process_count() > 1:
                     raise CheckpointError(
@@ -198,7 +199,7 @@ def read_variables(folder: str | epath.Path, like: Variables) -> tuple[int, Vari
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), _parts_of(like)
     )
     try:
-        restored = _read(path, wanted)
+        restored = _read(path, wanted, alone=False)
     except _Damaged as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
     return max(steps), {name: restored[name] for name in wanted if restored[name]}
@@ -209,8 +210,13 @@ def _parts_of(variables: Variables) -> dict[str, Any]:
     return {"batch_stats": {}, **serialization.to_state_dict(variables)}
 
 
-def _read(checkpoint: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Returns those parts of a state's tree that `wanted` has, laid out as they are there.
+def _read(checkpoint: epath.Path, wanted: dict[str, Any], *, alone: bool) -> dict[str, Any]:
+    """Returns the parts of a state's tree that `wanted` names, laid out as it has them.
+
+    Args:
+      checkpoint: its folder.
+      wanted: shapes, dtypes and shardings.
+      alone: whether the checkpoint may have no part beside them.
 
     Raises:
       CheckpointError: if a name, shape or dtype differs.
@@ -220,7 +226,7 @@ def _read(checkpoint: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         tree: Any = handler.metadata(checkpoint / "state")
         tree = getattr(tree, "tree", tree)
-        stored = _kinds({name: tree.get(name, {}) for name in wanted})
+        stored = _kinds(tree if alone else {name: tree.get(name, {}) for name in wanted})
     except Exception as error:  # orbax and tensorstore raise all kinds
         raise _Damaged(f"its description can't be read ({_first_line(error)})") from None
     _check(checkpoint, _kinds(wanted), stored)

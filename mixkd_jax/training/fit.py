@@ -171,7 +171,7 @@ def _create_variables(key: jax.Array, recipe: Recipe, image_shape: tuple[int, ..
     return recipe.network.init(stream(key, "init"), image_shape)
 
 
-@functools.lru_cache(maxsize=64)  # a run's models are traced once for each kind of them
+@functools.lru_cache(maxsize=64)  # traced once for all seeds, and for arms that differ in numbers
 def _abstract_state(
     recipe: Recipe, metrics: tuple[str, ...], image_shape: tuple[int, ...]
 ) -> TrainState:

@@ -37,9 +37,8 @@ class MetricsLog:
         """Writes into the folder of a run, or nothing at all if not `enabled`."""
         self.folder = folder
         self.enabled = enabled
-        if enabled:  # meanwhile programs are compiled; it imports PyTorch, where that is installed
-            load = functools.partial(importlib.import_module, "tensorboardX")
-            threading.Thread(target=load, daemon=True).start()
+        if enabled:
+            _loading()
 
     def start(self, model: str, step: int) -> ModelLog:
         """Opens the log of a model that goes on after `step`: what came later is taken back."""
@@ -85,6 +84,7 @@ class ModelLog:
         self._copy_events(self._writer)
 
     def _open_events(self) -> SummaryWriter:
+        _loading().join()
         from tensorboardX import SummaryWriter
 
         # A bucket takes whole files, so that events are written here and copied there.
@@ -123,6 +123,18 @@ class ModelLog:
         writer.flush()
         for file in epath.Path(self._copied_from.name).iterdir():
             write_bytes(self._folder.tensorboard / self._model / file.name, file.read_bytes())
+
+
+@functools.cache
+def _loading() -> threading.Thread:
+    """Begins to import tensorboardX, while programs are compiled: it imports PyTorch if it can.
+
+    Once: two threads that import the same modules may see them half made, and fail for good.
+    """
+    load = functools.partial(importlib.import_module, "tensorboardX")
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    return thread
 
 
 def _are_names(found: Any) -> bool:

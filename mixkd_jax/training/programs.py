@@ -54,10 +54,11 @@ class Programs:
     def variables(self, fit: Fit) -> Program:
         """Returns key -> the model's variables; one program for a network, whatever its loss."""
         recipe = fit.recipe
-        # It runs once, and XLA's optimizations for a CPU would take three times as long to compile.
+        # It runs once for a model. XLA's usual optimizations for a CPU would change no bit of it,
+        # and take three times as long as compiling it like this.
         options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
         return self._once(
-            ("variables", recipe.network, recipe.mesh, recipe.parameters),
+            ("variables", recipe.network, recipe.mesh, recipe.parameters, fit.images.image_shape),
             lambda: jax.jit(
                 fit.create_variables,
                 out_shardings=places_of(fit.abstract_state.variables),
@@ -69,8 +70,12 @@ class Programs:
         """Returns key -> the state before the first step."""
         variables = self.variables(fit)
         state = self._once(
-            ("state", fit.recipe, fit.parts),
-            lambda: jax.jit(fit.create_state, out_shardings=places_of(fit.abstract_state)),
+            ("state", fit.recipe, fit.metrics, fit.images.image_shape),
+            lambda: jax.jit(
+                fit.create_state,
+                donate_argnums=_donated(0),
+                out_shardings=places_of(fit.abstract_state),
+            ),
         )
         return lambda key: state(variables(key))
 
@@ -79,14 +84,12 @@ class Programs:
 
         The old state must not be used again: on an accelerator its memory is.
         """
-        # A CPU has memory for two states, and updating one in place costs 4 % of a step there.
-        donated = () if jax.default_backend() == "cpu" else (0,)
         update = functools.partial(update_student, fit.recipe)
         return self._once(
             ("update", fit.recipe),
             lambda: jax.jit(
                 update,
-                donate_argnums=donated,
+                donate_argnums=_donated(0),
                 out_shardings=places_of(fit.abstract_state),
             ),
         )
@@ -96,6 +99,11 @@ class Programs:
             self._compiling()
             self._known[kind] = make()
         return self._known[kind]
+
+
+def _donated(argument: int) -> tuple[int, ...]:
+    """Returns what a program may overwrite: a CPU has memory for two states, and 4 % more time."""
+    return () if jax.default_backend() == "cpu" else (argument,)
 
 
 def places_of(abstract: Any) -> Any:
