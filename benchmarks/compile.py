@@ -55,7 +55,7 @@ def main() -> None:
     print(f"at once / in turn {ratio:.2f}")
     if options.out:
         found = {
-            **vars(options),
+            **{name: value for name, value in vars(options).items() if name != "out"},
             "device": jax.devices()[0].device_kind,
             "machine": platform.machine(),
             "cores": os.cpu_count(),
