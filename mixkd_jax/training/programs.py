@@ -102,7 +102,10 @@ class Programs:
 
 
 def _donated(argument: int) -> tuple[int, ...]:
-    """Returns what a program may overwrite: a CPU has memory for two states, and 4 % more time."""
+    """Returns the arguments that a program may overwrite: the given one, and none on a CPU.
+
+    A CPU has memory for two states, and updating one in place costs 4 % of a step there.
+    """
     return () if jax.default_backend() == "cpu" else (argument,)
 
 
