@@ -10,10 +10,6 @@ beside it. The state is that of SGD with momentum: each parameter twice.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +18,7 @@ from typing import Any
 
 import jax
 import optax
+import record
 import tabulate
 from flax import serialization
 
@@ -42,14 +39,7 @@ def main() -> None:
         print(f"{name}: {rows[-1]}", flush=True)
     print(tabulate.tabulate(rows, headers="keys", floatfmt=".3g"))
     if options.out:
-        about = {
-            "device": jax.devices()[0].device_kind,
-            "machine": platform.machine(),
-            "jax": jax.__version__,
-            "date": datetime.date.today().isoformat(),
-            "repeats": options.repeats,
-        }
-        pathlib.Path(options.out).write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+        record.write(options.out, {"repeats": options.repeats, "rows": rows})
 
 
 def _state(name: str) -> TrainState:

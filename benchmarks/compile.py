@@ -10,12 +10,7 @@ after a round that isn't counted, and each begins with no trace and no program.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import json
-import os
-import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import record
 import step
 
 from mixkd_jax import cpu
@@ -54,17 +50,8 @@ def main() -> None:
         print(f"{name:12} {seconds:6.2f} s")
     print(f"at once / in turn {ratio:.2f}")
     if options.out:
-        found = {
-            **{name: value for name, value in vars(options).items() if name != "out"},
-            "device": jax.devices()[0].device_kind,
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "date": datetime.date.today().isoformat(),
-            "ratio": ratio,
-            "rows": rows,
-        }
-        pathlib.Path(options.out).write_text(json.dumps(found, indent=2) + "\n")
+        given = {name: value for name, value in vars(options).items() if name != "out"}
+        record.write(options.out, {**given, "ratio": ratio, "rows": rows})
 
 
 def parse() -> argparse.Namespace:

@@ -10,19 +10,17 @@ then with a full cache of compiled programs, in turn. Both use the Python that t
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-import jax
 import matplotlib
+import record
 import tabulate
 from matplotlib import font_manager
 
@@ -44,17 +42,7 @@ def main() -> None:
     for way in WAYS[1:]:
         print(f"{way}: {medians[way] / medians['other']:.2f} of the other version's time")
     if options.out:
-        found = {
-            "device": jax.devices()[0].device_kind,
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "date": datetime.date.today().isoformat(),
-            **commits,
-            "medians": medians,
-            "rows": rows,
-        }
-        pathlib.Path(options.out).write_text(json.dumps(found, indent=2) + "\n")
+        record.write(options.out, {**commits, "medians": medians, "rows": rows})
 
 
 def parse() -> argparse.Namespace:
